@@ -1,0 +1,296 @@
+//! The files of a folder as one declaration: what changed is read, what is broken keeps its last
+//! good content, and the whole is compiled anew.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use crate::{
+    config::Config,
+    problem::Problem,
+    registry::{self, Registry},
+    serial::Serials,
+    zone::{self, Zone},
+};
+
+/// Largest zone file read: 100,000 sites take about 3 MiB.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// Tells one content of a file from another without reading it.
+type Stamp = (i64, i64, i64, i64, u64, u64);
+
+/// One zone file.
+#[derive(Debug, Default)]
+struct Declaration {
+    stamp: Option<Stamp>,
+    /// What the file holds now, when it is right.
+    candidate: Option<Arc<Zone>>,
+    /// What is served.
+    good: Option<Arc<Zone>>,
+    problems: Vec<Problem>,
+}
+
+/// `nuage.toml` and the folder of zone files, with the registry they make.
+#[derive(Debug)]
+pub struct Declared {
+    path: PathBuf,
+    config: Config,
+    files: BTreeMap<PathBuf, Declaration>,
+    /// Problems of the folder and between zones.
+    common: Vec<Problem>,
+    serials: Serials,
+    registry: Arc<Registry>,
+}
+
+impl Declared {
+    /// Reads everything once. What is wrong is in [`Declared::problems`].
+    ///
+    /// # Errors
+    /// The problems of `nuage.toml` itself, without which there is nothing to read.
+    pub fn open(path: &Path) -> Result<Self, Vec<Problem>> {
+        let config = Config::load(path)?;
+        let mut declared = Self {
+            serials: Serials::load(&config.state),
+            registry: Arc::new(Registry::empty(config.addresses)),
+            path: path.to_owned(),
+            config,
+            files: BTreeMap::new(),
+            common: Vec::new(),
+        };
+        declared.refresh();
+        Ok(declared)
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The registry of the last good contents.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Everything wrong now, errors and warnings, by file and place.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self
+            .files
+            .values()
+            .flat_map(|file| file.problems.clone())
+            .collect();
+        problems.extend(self.common.iter().cloned());
+        problems.extend(registry::warnings(&self.registry, &self.path));
+        problems.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
+        problems
+    }
+
+    /// Reads `nuage.toml` again, and every zone file with it.
+    ///
+    /// # Errors
+    /// The problems of the new text; the old configuration then stays in force.
+    pub fn reload(&mut self) -> Result<bool, Vec<Problem>> {
+        self.config = Config::load(&self.path)?;
+        for file in self.files.values_mut() {
+            file.stamp = None;
+        }
+        Ok(self.refresh())
+    }
+
+    /// Reads what changed in the folder; whether there is a new registry.
+    pub fn refresh(&mut self) -> bool {
+        self.common.clear();
+        match zone_files(&self.config.zones) {
+            Ok(found) => self.read(&found),
+            Err(problem) => self.common.push(problem),
+        }
+        let mut chosen = self.choose();
+        chosen.sort_unstable_by(|a, b| a.origin.cmp(&b.origin));
+        let served = self.registry.zones.iter().map(|(zone, _)| zone);
+        let same = self.registry.addresses == self.config.addresses
+            && chosen.len() == self.registry.zones.len()
+            && chosen
+                .iter()
+                .zip(served)
+                .all(|(new, old)| Arc::ptr_eq(new, old));
+        if same {
+            return false;
+        }
+        self.registry = Arc::new(registry::compile(
+            &self.config,
+            chosen,
+            &mut self.serials,
+            SystemTime::now(),
+        ));
+        true
+    }
+
+    /// Keeps the serials handed out; call before publishing.
+    ///
+    /// # Errors
+    /// The state folder can't be written.
+    pub fn save_serials(&mut self) -> io::Result<()> {
+        self.serials.save()
+    }
+
+    /// What would be wrong if the file at `path` held `text`: its own problems, and conflicts with
+    /// the zones that are served.
+    pub fn rehearse(&self, path: &Path, text: &str) -> Vec<Problem> {
+        let parsed = zone::parse(path, text, &self.config);
+        let mut problems = parsed.problems;
+        if let Some(zone) = parsed.zone {
+            let others = self.files.iter().filter(|(other, _)| *other != path);
+            let mut zones: Vec<Arc<Zone>> =
+                others.filter_map(|(_, file)| file.good.clone()).collect();
+            zones.push(Arc::new(zone));
+            problems.extend(
+                registry::conflicts(&zones)
+                    .into_iter()
+                    .map(|conflict| conflict.problem),
+            );
+        }
+        problems
+    }
+
+    /// The file that declares a zone.
+    pub fn file_of(&self, origin: &str) -> Option<&Path> {
+        self.files
+            .iter()
+            .find(|(_, file)| {
+                let zone = file.candidate.as_ref().or(file.good.as_ref());
+                zone.is_some_and(|zone| zone.origin.as_str() == origin)
+            })
+            .map(|(path, _)| path.as_path())
+    }
+
+    /// Zone files with what they hold, when that is right.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, Option<&Arc<Zone>>)> {
+        self.files
+            .iter()
+            .map(|(path, file)| (path.as_path(), file.candidate.as_ref()))
+    }
+
+    fn read(&mut self, found: &[(PathBuf, Stamp)]) {
+        self.files
+            .retain(|path, _| found.binary_search_by(|(other, _)| other.cmp(path)).is_ok());
+        for (path, stamp) in found {
+            let file = self.files.entry(path.clone()).or_default();
+            if file.stamp == Some(*stamp) {
+                continue;
+            }
+            file.stamp = Some(*stamp);
+            (file.candidate, file.problems) = match fs::read_to_string(path) {
+                Ok(text) => {
+                    let parsed = zone::parse(path, &text, &self.config);
+                    (parsed.zone.map(Arc::new), parsed.problems)
+                }
+                Err(error) => (None, vec![Problem::whole_file(path, unreadable(&error))]),
+            };
+            // The same content under a new stamp is no change.
+            if let (Some(new), Some(good)) = (&file.candidate, &file.good)
+                && new == good
+            {
+                file.candidate = file.good.clone();
+            }
+        }
+    }
+
+    /// The new content of each zone where it is right, else the last good one. Of two zones in
+    /// conflict the one that changed steps back.
+    fn choose(&mut self) -> Vec<Arc<Zone>> {
+        let mut chosen: BTreeMap<&PathBuf, Arc<Zone>> = self
+            .files
+            .iter()
+            .filter_map(|(path, file)| {
+                Some((path, file.candidate.clone().or_else(|| file.good.clone())?))
+            })
+            .collect();
+        loop {
+            let zones: Vec<Arc<Zone>> = chosen.values().cloned().collect();
+            let conflicts = registry::conflicts(&zones);
+            if conflicts.is_empty() {
+                break;
+            }
+            for conflict in conflicts {
+                for (path, file) in &self.files {
+                    let takes_part = chosen
+                        .get(path)
+                        .is_some_and(|zone| conflict.origins.contains(&zone.origin));
+                    let changed = !matches!((chosen.get(path), &file.good), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+                    if takes_part && changed {
+                        match &file.good {
+                            Some(good) => chosen.insert(path, Arc::clone(good)),
+                            None => chosen.remove(path),
+                        };
+                    }
+                }
+                self.common.push(conflict.problem);
+            }
+        }
+        let chosen: Vec<(PathBuf, Arc<Zone>)> = chosen
+            .into_iter()
+            .map(|(path, zone)| (path.clone(), zone))
+            .collect();
+        for (path, zone) in &chosen {
+            if let Some(file) = self.files.get_mut(path) {
+                file.good = Some(Arc::clone(zone));
+            }
+        }
+        chosen.into_iter().map(|(_, zone)| zone).collect()
+    }
+}
+
+/// The zone files of a folder in order, each with its stamp.
+fn zone_files(folder: &Path) -> Result<Vec<(PathBuf, Stamp)>, Problem> {
+    let refuse = |error: io::Error| {
+        let cure = match error.kind() {
+            io::ErrorKind::NotFound => {
+                "there is no such folder: make it, or name another as [paths] zones in nuage.toml"
+                    .to_owned()
+            }
+            _ => format!("can't list the zone files: {error}"),
+        };
+        Problem::whole_file(folder, cure)
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(refuse)? {
+        let path = entry.map_err(refuse)?.path();
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if hidden || path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        // A file that goes between the listing and here is a file that is not there.
+        if let Ok(meta) = fs::metadata(&path)
+            && meta.is_file()
+            && meta.len() <= FILE_BYTES
+        {
+            let stamp = (
+                meta.mtime(),
+                meta.mtime_nsec(),
+                meta.ctime(),
+                meta.ctime_nsec(),
+                meta.len(),
+                meta.ino(),
+            );
+            files.push((path, stamp));
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::InvalidData => "the file is not UTF-8 text".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "the file can't be read: give the user nuage runs as permission to read it".to_owned()
+        }
+        _ => format!("the file can't be read: {error}"),
+    }
+}

@@ -1,0 +1,233 @@
+//! Extra records of a zone: presentation format in, checked resource records out, and back into a
+//! master file (RFC 1035 §5).
+
+use std::fmt::Write as _;
+
+use hickory_proto::{
+    rr::{Name, RData, Record},
+    serialize::{
+        binary::{BinEncodable, BinEncoder},
+        txt::Parser,
+    },
+};
+
+/// The types an extra record may have. SOA, apex NS and the DNSSEC types are Nuage's own work.
+pub const TYPES: &[&str] = &[
+    "A",
+    "AAAA",
+    "CAA",
+    "CERT",
+    "CNAME",
+    "DS",
+    "HINFO",
+    "HTTPS",
+    "MX",
+    "NAPTR",
+    "NS",
+    "OPENPGPKEY",
+    "PTR",
+    "SMIMEA",
+    "SRV",
+    "SSHFP",
+    "SVCB",
+    "TLSA",
+    "TXT",
+];
+
+/// Parses the owner of an extra record: `@`, a relative name, or an absolute one inside `origin`.
+/// Underscores are allowed, and `*` as the first label (RFC 4592).
+///
+/// # Errors
+/// What is wrong and what would be right.
+pub fn parse_owner(text: &str, origin: &Name) -> Result<Name, String> {
+    if text == "@" {
+        return Ok(origin.clone());
+    }
+    let absolute = text.ends_with('.');
+    let labels: Vec<&str> = text.trim_end_matches('.').split('.').collect();
+    for (index, label) in labels.iter().enumerate() {
+        let wildcard = index == 0 && *label == "*";
+        let plain = !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        if !wildcard && !plain {
+            return Err(format!(
+                "\"{text}\" can't own a record: use letters, digits, hyphens and underscores, \"*\" as the first label, or \"@\" for the zone itself"
+            ));
+        }
+    }
+    let name = Name::from_ascii(text.to_ascii_lowercase())
+        .and_then(|name| {
+            if absolute {
+                Ok(name)
+            } else {
+                name.append_domain(origin)
+            }
+        })
+        .map_err(|error| format!("\"{text}\" is not a domain name: {error}"))?;
+    if origin.zone_of(&name) {
+        Ok(name)
+    } else {
+        Err(format!("\"{text}\" lies outside the zone {origin}"))
+    }
+}
+
+/// Parses type and data of an extra record; names in the data that do not end in a dot are relative
+/// to `origin`.
+///
+/// # Errors
+/// What is wrong and what would be right.
+pub fn parse_data(kind: &str, data: &str, origin: &Name) -> Result<RData, String> {
+    let kind = kind.to_ascii_uppercase();
+    if !TYPES.contains(&&*kind) {
+        return Err(format!(
+            "type \"{kind}\" can't be an extra record: use one of {}",
+            TYPES.join(", ")
+        ));
+    }
+    if data.chars().any(char::is_control) {
+        return Err("`data` holds a control character: write it on one line".to_owned());
+    }
+    // One line of a master file: the owner comes first, so no directive can start it.
+    let line = format!("@ 0 IN {kind} {data}\n");
+    let refused = |error: String| format!("{kind} can't have the data \"{data}\": {error}");
+    let (_, sets) = Parser::new(line, None, Some(origin.clone()))
+        .parse()
+        .map_err(|error| refused(error.to_string()))?;
+    let mut records = sets
+        .into_values()
+        .flat_map(|set| set.records_without_rrsigs().cloned().collect::<Vec<_>>());
+    match (records.next(), records.next()) {
+        (Some(record), None) => {
+            // What can't be put on the wire must not wait for a query to fail.
+            wire(&record.data).map_err(refused)?;
+            Ok(record.data)
+        }
+        _ => Err(refused("it is empty".to_owned())),
+    }
+}
+
+/// The record as a line of a master file. Types whose text form is not certain to be read back the
+/// same take the generic form (RFC 3597 §5).
+pub fn master_line(record: &Record) -> String {
+    let kind = record.record_type();
+    let data = match &record.data {
+        RData::TXT(txt) => txt
+            .txt_data
+            .iter()
+            .map(|text| quoted(text))
+            .collect::<Vec<_>>()
+            .join(" "),
+        RData::A(_)
+        | RData::AAAA(_)
+        | RData::NS(_)
+        | RData::CNAME(_)
+        | RData::PTR(_)
+        | RData::MX(_)
+        | RData::SRV(_)
+        | RData::SOA(_) => record.data.to_string(),
+        other => {
+            let bytes = wire(other).unwrap_or_default();
+            let mut text = format!("\\# {} ", bytes.len());
+            for byte in bytes {
+                // Writing to a String can't fail.
+                write!(text, "{byte:02x}").unwrap_or_default();
+            }
+            text
+        }
+    };
+    let (name, ttl) = (&record.name, record.ttl);
+    format!("{name}\t{ttl}\tIN\t{kind}\t{data}")
+}
+
+fn wire(data: &RData) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut encoder = BinEncoder::new(&mut bytes);
+    encoder.set_canonical_form(true);
+    data.emit(&mut encoder).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+/// A character string in quotes, everything unusual as `\DDD` (RFC 1035 §5.1).
+fn quoted(text: &[u8]) -> String {
+    let mut out = String::from("\"");
+    for &byte in text {
+        match byte {
+            b'"' | b'\\' => {
+                out.push('\\');
+                out.push(char::from(byte));
+            }
+            b' '..=b'~' => out.push(char::from(byte)),
+            _ => write!(out, "\\{byte:03}").unwrap_or_default(),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Name {
+        Name::from_ascii("web.example.").unwrap()
+    }
+
+    #[test]
+    fn owners_are_inside_the_zone() {
+        let owner = |text| parse_owner(text, &origin()).map(|name| name.to_string());
+        assert_eq!(owner("@").unwrap(), "web.example.");
+        assert_eq!(owner("_DMARC.Alice").unwrap(), "_dmarc.alice.web.example.");
+        assert_eq!(owner("*.dev").unwrap(), "*.dev.web.example.");
+        assert_eq!(owner("x.web.example.").unwrap(), "x.web.example.");
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            "x.other.example.",
+            "a.*.b",
+            "a b",
+            "é",
+            "a\u{0}",
+        ] {
+            assert!(owner(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn data_is_read_relative_to_the_origin() {
+        let data = |kind, text| parse_data(kind, text, &origin()).map(|data| data.to_string());
+        assert_eq!(data("mx", "10 mx").unwrap(), "10 mx.web.example.");
+        assert_eq!(
+            data("CNAME", "www.example.org.").unwrap(),
+            "www.example.org."
+        );
+        for (kind, text) in [
+            ("A", "192.0.2.300"),
+            ("A", ""),
+            ("A", "192.0.2.1 192.0.2.2\n@ 0 IN A 192.0.2.3"),
+            ("SOA", "a b 1 2 3 4 5"),
+            ("MX", "ten mx"),
+            ("TYPE731", "\\# 0"),
+            ("$INCLUDE", "/etc/passwd"),
+            ("TXT", "\"open"),
+        ] {
+            assert!(data(kind, text).is_err(), "{kind} {text:?}");
+        }
+    }
+
+    #[test]
+    fn text_comes_back_from_a_master_line_as_it_went_in() {
+        for text in ["\"a b\" \"c;d\"", "\"say \\\"hi\\\"\"", "v=spf1"] {
+            let data = parse_data("TXT", text, &origin()).unwrap();
+            let line = master_line(&Record::from_rdata(origin(), 60, data.clone()));
+            let (_, written) = line.split_once("TXT\t").unwrap();
+            assert_eq!(
+                parse_data("TXT", written, &origin()).unwrap(),
+                data,
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The reverse zones of the two addresses and the names that answer in them.
+//!
+//! By default a zone's origin is the address's full reverse name, the smallest thing a campus can
+//! delegate. A wider origin holds that name below its apex; any other origin is taken as a classless
+//! delegation, whose owner is the address's last part under it (RFC 2317 §4).
+
+use std::net::IpAddr;
+
+use hickory_proto::rr::{Name, RData, Record, rdata::PTR};
+
+use crate::{
+    authority::Authority,
+    config::{Addresses, PtrNames, Reverse},
+};
+
+/// Octets of PTR data one message takes. Compression may stop early, so names count in full; the
+/// rest is header, question, OPT and room for both.
+const MESSAGE_OCTETS: usize = 65_535 - 512;
+/// Owner pointer, type, class, TTL and data length of one record.
+const RECORD_OCTETS: usize = 12;
+/// More names than any message holds: a record takes at least 15 octets.
+pub(crate) const MOST_NAMES: usize = MESSAGE_OCTETS / 15;
+/// Beyond this many records BIND refuses a set unless told otherwise.
+pub const BIND_RECORDS: usize = 100;
+
+/// One reverse zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReverseZone {
+    /// The address it speaks for.
+    pub address: IpAddr,
+    /// Its names.
+    pub authority: Authority,
+    /// How many names answer.
+    pub names: usize,
+    /// How many names found no room.
+    pub omitted: usize,
+}
+
+/// What the reverse zones take from the forward ones.
+pub(crate) struct Sources<'a> {
+    pub(crate) nameservers: &'a [Name],
+    pub(crate) hostmaster: &'a Name,
+    pub(crate) ttl: u32,
+    /// The server's own name, then the first of the others in order, each once.
+    pub(crate) names: &'a [Name],
+    /// How many names there are in all.
+    pub(crate) total: usize,
+}
+
+/// The reverse zones of both addresses.
+pub(crate) fn zones(
+    addresses: &Addresses,
+    reverse: &Reverse,
+    sources: &Sources<'_>,
+) -> Vec<ReverseZone> {
+    let ipv4 = addresses
+        .ipv4
+        .map(|a| (IpAddr::V4(a), &reverse.ipv4_origin));
+    let ipv6 = addresses
+        .ipv6
+        .map(|a| (IpAddr::V6(a), &reverse.ipv6_origin));
+    [ipv4, ipv6]
+        .into_iter()
+        .flatten()
+        .map(|(address, origin)| {
+            let (apex, owner) = place(address, origin.as_ref());
+            let (chosen, omitted) = choose(reverse.names, sources.names, sources.total);
+            let mut authority = Authority::new(
+                apex,
+                sources.ttl,
+                sources.nameservers,
+                sources.hostmaster.clone(),
+                Vec::new(),
+            );
+            for name in chosen {
+                authority.add(Record::from_rdata(
+                    owner.clone(),
+                    sources.ttl,
+                    RData::PTR(PTR(name.clone())),
+                ));
+            }
+            ReverseZone {
+                address,
+                authority,
+                names: chosen.len(),
+                omitted,
+            }
+        })
+        .collect()
+}
+
+/// A reverse origin. Classless ones hold characters no host name has, "/" first of all (RFC 2317 §4).
+pub(crate) fn parse_origin(text: &str) -> Option<Name> {
+    let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'/');
+    let labels = || text.split('.').map(str::as_bytes);
+    if !labels().all(|label| !label.is_empty() && label.iter().copied().all(plain)) {
+        return None;
+    }
+    let mut name = Name::from_labels(labels()).ok()?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
+/// The origin of a reverse zone and the owner of the PTR set in it.
+fn place(address: IpAddr, origin: Option<&Name>) -> (Name, Name) {
+    let full = Name::from(address);
+    let Some(apex) = origin.cloned() else {
+        return (full.clone(), full);
+    };
+    if apex.zone_of(&full) {
+        return (apex, full);
+    }
+    let last = full.iter().next().unwrap_or_default();
+    let owner = apex.prepend_label(last).unwrap_or_else(|_| apex.clone());
+    (apex, owner)
+}
+
+/// The first names that are wanted and fit, and how many wanted ones do not.
+fn choose(wanted: PtrNames, names: &[Name], total: usize) -> (&[Name], usize) {
+    let wanted = match wanted {
+        PtrNames::All => total,
+        PtrNames::AtMost(count) => count.min(total),
+        PtrNames::Canonical => total.min(1),
+    };
+    let mut room = MESSAGE_OCTETS;
+    let fitting = names
+        .iter()
+        .take(wanted)
+        .take_while(|name| {
+            // `len` is the length in text with the final dot; one octet more on the wire.
+            let left = room.checked_sub(RECORD_OCTETS + name.len() + 1);
+            room = left.unwrap_or(0);
+            left.is_some()
+        })
+        .count();
+    (&names[..fitting], wanted - fitting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(address: &str, origin: Option<&str>) -> (String, String) {
+        let (apex, owner) = place(
+            address.parse().unwrap(),
+            origin.and_then(parse_origin).as_ref(),
+        );
+        (apex.to_string(), owner.to_string())
+    }
+
+    #[test]
+    fn a_zone_is_the_address_itself_a_wider_one_or_a_classless_one() {
+        assert_eq!(
+            placed("192.0.2.10", None),
+            (
+                "10.2.0.192.in-addr.arpa.".into(),
+                "10.2.0.192.in-addr.arpa.".into()
+            )
+        );
+        assert_eq!(
+            placed("192.0.2.10", Some("2.0.192.in-addr.arpa")),
+            (
+                "2.0.192.in-addr.arpa.".into(),
+                "10.2.0.192.in-addr.arpa.".into()
+            )
+        );
+        assert_eq!(
+            placed("192.0.2.10", Some("0/25.2.0.192.in-addr.arpa")),
+            (
+                "0\\/25.2.0.192.in-addr.arpa.".into(),
+                "10.0\\/25.2.0.192.in-addr.arpa.".into()
+            )
+        );
+        let (apex, _) = placed("2001:db8::10", None);
+        assert!(
+            apex.starts_with("0.1.0.0.") && apex.ends_with("8.b.d.0.1.0.0.2.ip6.arpa."),
+            "{apex}"
+        );
+    }
+
+    #[test]
+    fn names_that_do_not_fit_are_left_out_and_counted() {
+        let names: Vec<Name> = (0..3_000)
+            .map(|i| Name::from_ascii(format!("site-{i:05}.web.example.")).unwrap())
+            .collect();
+        let (chosen, omitted) = choose(PtrNames::All, &names, 3_000);
+        assert_eq!(chosen.len() + omitted, 3_000);
+        assert!((1_500..2_000).contains(&chosen.len()), "{}", chosen.len());
+        assert_eq!(choose(PtrNames::AtMost(5), &names, 3_000).0.len(), 5);
+        assert_eq!(choose(PtrNames::Canonical, &names, 3_000).0, &names[..1]);
+        assert_eq!(choose(PtrNames::Canonical, &[], 0).0.len(), 0);
+    }
+}

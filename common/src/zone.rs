@@ -1,0 +1,732 @@
+//! `zones/<origin>.toml`: one zone, its sites and its extra records.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use hickory_proto::rr::{
+    Name, RData, Record, RecordType,
+    rdata::{A, AAAA},
+};
+use url::Url;
+
+use crate::{
+    authority::Authority,
+    config::Config,
+    name::{HostName, NameError, SiteName},
+    problem::{Position, Problem},
+    record,
+    site::{Backend, HttpsPolicy, Site, Upstream},
+    table::{At, Reading, Table},
+};
+
+/// Positive TTL when the file names none, in seconds.
+const DEFAULT_TTL: u64 = 300;
+const SITE_KEYS: &[&str] = &[
+    "owner", "group", "aliases", "domains", "static", "upstream", "redirect", "https",
+];
+
+/// One zone as its file declares it, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    /// The file it comes from.
+    pub file: PathBuf,
+    /// Its origin.
+    pub origin: HostName,
+    /// Name servers as written, the primary first.
+    pub nameservers: Vec<HostName>,
+    /// Whom to write to, as a domain name (RFC 1035 §3.3.13).
+    pub hostmaster: Name,
+    /// The sites in the order of their names.
+    pub sites: Vec<Arc<Site>>,
+    /// A certificate of its own in place of the local authority's.
+    pub certificate: Option<CertificateFiles>,
+    /// What DNS answers.
+    pub authority: Authority,
+    /// SHA-256 of what DNS answers, the serial left out.
+    pub digest: [u8; 32],
+}
+
+/// A certificate given as files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// PEM: the leaf first, then the intermediates.
+    pub chain: PathBuf,
+    /// PEM: the private key.
+    pub key: PathBuf,
+}
+
+/// A zone file once read: the zone unless there are errors, and all problems.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The zone, when nothing is wrong with it.
+    pub zone: Option<Zone>,
+    /// Errors and warnings.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads the text of a zone file.
+pub fn parse(file: &Path, text: &str, config: &Config) -> Parsed {
+    let mut reading = Reading::of(file, text);
+    let zone = if text.trim().is_empty() {
+        reading.error(
+            0,
+            "the file is empty: a zone starts with origin = \"sites.school.example\"",
+        );
+        None
+    } else {
+        read(file, text, config, &mut reading)
+    };
+    let failed = reading.failed();
+    Parsed {
+        zone: zone.filter(|_| !failed),
+        problems: reading.problems,
+    }
+}
+
+impl Zone {
+    /// The site a label leads to, by name or alias.
+    pub fn site(&self, label: &str) -> Option<&Arc<Site>> {
+        let index = self.authority.site_index(label)?;
+        self.sites.get(usize::try_from(index).ok()?)
+    }
+}
+
+fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> Option<Zone> {
+    const KEYS: &[&str] = &[
+        "origin",
+        "nameservers",
+        "hostmaster",
+        "ttl",
+        "certificate",
+        "sites",
+        "records",
+    ];
+    let document = reading.document(text)?;
+    let root = Table::strict(document.get_ref(), 0..0, KEYS, reading);
+    let base = file.parent().unwrap_or(Path::new(""));
+
+    let origin = origin(file, &root, reading);
+    let nameservers = nameservers(&root, reading);
+    let hostmaster = hostmaster(&root, origin.as_ref(), reading);
+    // RFC 2181 §8 allows 31 bits; a week is as long as anyone should wait for a change.
+    let ttl = root
+        .integer("ttl", 1..=604_800, reading)
+        .unwrap_or(DEFAULT_TTL);
+    let ttl = u32::try_from(ttl).unwrap_or(u32::MAX);
+    let certificate = certificate(&root, base, reading);
+
+    let mut taken = Taken::default();
+    let mut sites = sites(&root, base, config, &mut taken, reading);
+    sites.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+
+    let (origin, nameservers, hostmaster) = (origin?, nameservers?, hostmaster?);
+    for (site, domain, at) in taken.domains(&sites) {
+        if domain == &origin || domain.below(&origin).is_some() {
+            reading.error(
+                at,
+                format!("\"{domain}\" of {site} lies inside this zone: make it an alias"),
+            );
+        }
+    }
+
+    let apex = name_of(&origin);
+    let servers: Vec<Name> = nameservers.iter().map(name_of).collect();
+    let addresses = addresses(config);
+    let mut authority = Authority::new(apex.clone(), ttl, &servers, hostmaster.clone(), addresses);
+    authority.set_labels(labels(&sites));
+    for (server, name) in nameservers.iter().zip(&servers) {
+        let Some(label) = server.below(&origin) else {
+            continue;
+        };
+        if let Some(position) = taken.labels.get(label) {
+            reading.error(
+                root.at,
+                format!(
+                    "name server {server} has the name of the site at line {}",
+                    position.line
+                ),
+            );
+            continue;
+        }
+        for record in authority.addresses(name).collect::<Vec<_>>() {
+            authority.add(record);
+        }
+    }
+    records(&root, &apex, ttl, &mut authority, &taken, reading);
+
+    Some(Zone {
+        file: file.to_owned(),
+        digest: authority.digest(),
+        origin,
+        nameservers,
+        hostmaster,
+        sites,
+        certificate,
+        authority,
+    })
+}
+
+fn origin(file: &Path, root: &Table<'_>, reading: &mut Reading<'_>) -> Option<HostName> {
+    let Some(At { value, at }) = root.string("origin", reading) else {
+        if !root.has("origin") {
+            reading.error(0, "`origin` is missing: add origin = \"sites.school.example\", the zone delegated to this server");
+        }
+        return None;
+    };
+    let origin = HostName::parse(value)
+        .map_err(|error| reading.error(at, error.to_string()))
+        .ok()?;
+    let stem = file
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or_default();
+    if stem != origin.as_str() {
+        reading.warning(
+            at,
+            format!("the file is named {stem}.toml but holds {origin}: name it {origin}.toml"),
+        );
+    }
+    Some(origin)
+}
+
+fn nameservers(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Vec<HostName>> {
+    let written = root.strings("nameservers", reading);
+    if written.is_empty() {
+        reading.error(root.at, "`nameservers` is missing: list the names the parent zone delegates to, such as [\"ns1.sites.school.example\"]");
+        return None;
+    }
+    let mut servers: Vec<HostName> = Vec::new();
+    let mut good = true;
+    for At { value, at } in written {
+        match HostName::parse(value) {
+            Ok(server) if servers.contains(&server) => {
+                reading.error(at, format!("name server {server} is listed twice"));
+            }
+            Ok(server) => servers.push(server),
+            Err(error) => {
+                good = false;
+                reading.error(at, error.to_string());
+            }
+        }
+    }
+    good.then_some(servers)
+}
+
+/// `user@host` as a domain name: dots in the user part are escaped (RFC 1035 §8).
+fn hostmaster(
+    root: &Table<'_>,
+    origin: Option<&HostName>,
+    reading: &mut Reading<'_>,
+) -> Option<Name> {
+    let Some(At { value, at }) = root.string("hostmaster", reading) else {
+        let origin = origin?;
+        return Name::from_ascii("hostmaster")
+            .ok()?
+            .append_domain(&name_of(origin))
+            .ok();
+    };
+    let name = value.split_once('@').and_then(|(user, host)| {
+        let host = HostName::parse(host).ok()?;
+        let fits =
+            !user.is_empty() && user.len() < 64 && user.bytes().all(|b| b.is_ascii_graphic());
+        let labels =
+            std::iter::once(user.as_bytes()).chain(host.as_str().split('.').map(str::as_bytes));
+        fits.then(|| Name::from_labels(labels).ok()).flatten()
+    });
+    if name.is_none() {
+        reading.error(
+            at,
+            format!("`hostmaster` must be a mail address, found \"{value}\""),
+        );
+    }
+    name
+}
+
+fn certificate(
+    root: &Table<'_>,
+    base: &Path,
+    reading: &mut Reading<'_>,
+) -> Option<CertificateFiles> {
+    let table = root.table("certificate", &["chain", "key"], reading)?;
+    let chain = table.string("chain", reading);
+    let key = table.string("key", reading);
+    if chain.is_none() || key.is_none() {
+        reading.error(table.at, "[certificate] needs chain and key, two PEM files");
+    }
+    let files = CertificateFiles {
+        chain: base.join(chain?.value),
+        key: base.join(key?.value),
+    };
+    for file in [&files.chain, &files.key] {
+        if let Err(error) = std::fs::File::open(file) {
+            reading.error(table.at, format!("can't read {}: {error}", file.display()));
+        }
+    }
+    Some(files)
+}
+
+/// Names in use within the zone, and where they were taken.
+#[derive(Default)]
+struct Taken<'d> {
+    labels: HashMap<String, Position>,
+    domains: BTreeMap<HostName, (At<&'d str>, Position)>,
+}
+
+impl Taken<'_> {
+    fn label(
+        &mut self,
+        name: &SiteName,
+        at: usize,
+        config: &Config,
+        reading: &mut Reading<'_>,
+    ) -> bool {
+        if let Some(reason) = config.reserved.reason(name) {
+            reading.error(at, reason);
+            return false;
+        }
+        if let Some(first) = self.labels.get(name.as_str()) {
+            reading.error(
+                at,
+                format!(
+                    "\"{name}\" is taken by line {}: a name belongs to one site",
+                    first.line
+                ),
+            );
+            return false;
+        }
+        self.labels
+            .insert(name.as_str().to_owned(), reading.position(at));
+        true
+    }
+
+    fn domains<'s>(
+        &'s self,
+        _sites: &[Arc<Site>],
+    ) -> impl Iterator<Item = (&'s str, &'s HostName, usize)> {
+        self.domains
+            .iter()
+            .map(|(domain, (site, _))| (site.value, domain, site.at))
+    }
+}
+
+fn sites<'d>(
+    root: &Table<'d>,
+    base: &Path,
+    config: &Config,
+    taken: &mut Taken<'d>,
+    reading: &mut Reading<'_>,
+) -> Vec<Arc<Site>> {
+    let mut sites = Vec::new();
+    let tables = root.named_tables("sites", SITE_KEYS, reading);
+    // Names come before aliases, so that a conflict is told at the alias.
+    let mut named = Vec::with_capacity(tables.len());
+    for (key, table) in tables {
+        match SiteName::parse(key.value) {
+            Ok(name) => {
+                if taken.label(&name, key.at, config, reading) {
+                    named.push((name, key, table));
+                }
+            }
+            Err(error) => reading.error(key.at, error.to_string()),
+        }
+    }
+    for (name, key, table) in named {
+        let position = reading.position(key.at);
+        let backend = backend(&table, key.at, base, reading);
+        let aliases = names(&table, "aliases", SiteName::parse, reading)
+            .into_iter()
+            .filter(|(alias, at)| taken.label(alias, *at, config, reading))
+            .map(|(alias, _)| alias)
+            .collect();
+        let mut domains = Vec::new();
+        for (domain, at) in names(&table, "domains", HostName::parse, reading) {
+            if let Some((_, first)) = taken.domains.get(&domain) {
+                reading.error(
+                    at,
+                    format!(
+                        "\"{domain}\" is taken by line {}: a name belongs to one site",
+                        first.line
+                    ),
+                );
+                continue;
+            }
+            taken.domains.insert(
+                domain.clone(),
+                (
+                    At {
+                        value: key.value,
+                        at,
+                    },
+                    reading.position(at),
+                ),
+            );
+            domains.push(domain);
+        }
+        let https = table
+            .string("https", reading)
+            .and_then(|written| match written.value {
+                "redirect" => Some(HttpsPolicy::Redirect),
+                "both" => Some(HttpsPolicy::Both),
+                other => {
+                    reading.error(
+                        written.at,
+                        format!("`https` must be \"redirect\" or \"both\", found \"{other}\""),
+                    );
+                    None
+                }
+            });
+        let text = |key: &str, reading: &mut Reading<'_>| {
+            let written = table.string(key, reading)?;
+            let fits = !written.value.is_empty()
+                && written.value.len() <= 255
+                && !written.value.chars().any(char::is_control);
+            if !fits {
+                reading.error(
+                    written.at,
+                    format!("`{key}` must have 1 to 255 octets and no control characters"),
+                );
+            }
+            fits.then(|| written.value.to_owned())
+        };
+        let owner = text("owner", reading);
+        let group = text("group", reading);
+        sites.push(Arc::new(Site {
+            name,
+            owner,
+            group,
+            aliases,
+            domains,
+            backend,
+            https,
+            position,
+        }));
+    }
+    sites
+}
+
+fn names<N>(
+    table: &Table<'_>,
+    key: &str,
+    parse: impl Fn(&str) -> Result<N, NameError>,
+    reading: &mut Reading<'_>,
+) -> Vec<(N, usize)> {
+    let mut names = Vec::new();
+    for At { value, at } in table.strings(key, reading) {
+        match parse(value) {
+            Ok(name) => names.push((name, at)),
+            Err(error) => reading.error(at, error.to_string()),
+        }
+    }
+    names
+}
+
+fn backend(table: &Table<'_>, site_at: usize, base: &Path, reading: &mut Reading<'_>) -> Backend {
+    let kinds: Vec<&str> = ["static", "upstream", "redirect"]
+        .into_iter()
+        .filter(|key| table.has(key))
+        .collect();
+    if kinds.len() > 1 {
+        reading.error(
+            site_at,
+            format!("a site has one backend: keep one of {}", kinds.join(", ")),
+        );
+    }
+    match kinds.first() {
+        Some(&"static") => table.string("static", reading).map(|written| {
+            let folder = base.join(written.value);
+            if !folder.is_dir() {
+                reading.warning(
+                    written.at,
+                    format!(
+                        "there is no folder {}: the site answers 404 until there is",
+                        folder.display()
+                    ),
+                );
+            }
+            Backend::Static(folder)
+        }),
+        Some(&"upstream") => table.string("upstream", reading).and_then(|written| {
+            Upstream::parse(written.value)
+                .map_err(|error| reading.error(written.at, error))
+                .ok()
+                .map(Backend::Upstream)
+        }),
+        Some(&"redirect") => {
+            table
+                .string("redirect", reading)
+                .and_then(|written| match Url::parse(written.value) {
+                    Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+                        Some(Backend::Redirect(url))
+                    }
+                    _ => {
+                        reading.error(
+                            written.at,
+                            format!(
+                                "`redirect` must be an http or https URL, found \"{}\"",
+                                written.value
+                            ),
+                        );
+                        None
+                    }
+                })
+        }
+        _ => None,
+    }
+    .unwrap_or(Backend::Container)
+}
+
+fn labels(sites: &[Arc<Site>]) -> HashMap<SiteName, u32> {
+    let mut labels = HashMap::with_capacity(sites.len());
+    for (index, site) in (0..).zip(sites) {
+        for name in std::iter::once(&site.name).chain(&site.aliases) {
+            labels.insert(name.clone(), index);
+        }
+    }
+    labels
+}
+
+fn addresses(config: &Config) -> Vec<RData> {
+    let ipv4 = config.addresses.ipv4.map(|address| RData::A(A(address)));
+    let ipv6 = config
+        .addresses
+        .ipv6
+        .map(|address| RData::AAAA(AAAA(address)));
+    ipv4.into_iter().chain(ipv6).collect()
+}
+
+/// The extra records, each checked against what stands at its name already.
+fn records(
+    root: &Table<'_>,
+    apex: &Name,
+    ttl: u32,
+    authority: &mut Authority,
+    taken: &Taken<'_>,
+    reading: &mut Reading<'_>,
+) {
+    for table in root.array_of_tables("records", &["name", "type", "data", "ttl"], reading) {
+        let name = table.string("name", reading);
+        let kind = table.string("type", reading);
+        let data = table.string("data", reading);
+        let (Some(name), Some(kind), Some(data)) = (name, kind, data) else {
+            if ["name", "type", "data"].iter().any(|key| !table.has(key)) {
+                reading.error(table.at, "a record needs name, type and data, such as name = \"@\", type = \"MX\", data = \"10 mx.school.example.\"");
+            }
+            continue;
+        };
+        let own_ttl = table
+            .integer("ttl", 1..=604_800, reading)
+            .and_then(|own| u32::try_from(own).ok());
+        let owner =
+            record::parse_owner(name.value, apex).map_err(|error| reading.error(name.at, error));
+        let rdata = record::parse_data(kind.value, data.value, apex)
+            .map_err(|error| reading.error(data.at, error));
+        let (Ok(owner), Ok(rdata)) = (owner, rdata) else {
+            continue;
+        };
+        if let Some(conflict) = conflict(
+            &owner,
+            &rdata,
+            own_ttl.unwrap_or(ttl),
+            apex,
+            authority,
+            taken,
+        ) {
+            reading.error(name.at, conflict);
+            continue;
+        }
+        authority.add(Record::from_rdata(owner, own_ttl.unwrap_or(ttl), rdata));
+    }
+}
+
+/// Why a record can't join what its name already holds.
+fn conflict(
+    owner: &Name,
+    data: &RData,
+    ttl: u32,
+    apex: &Name,
+    authority: &Authority,
+    taken: &Taken<'_>,
+) -> Option<String> {
+    let kind = data.record_type();
+    if owner.num_labels() == apex.num_labels() + 1 {
+        let label = owner
+            .iter()
+            .next()
+            .map(|label| String::from_utf8_lossy(label).into_owned())
+            .unwrap_or_default();
+        if let Some(site) = taken.labels.get(&label) {
+            return Some(format!(
+                "\"{label}\" is the site of line {}: a name is a site or a record",
+                site.line
+            ));
+        }
+    }
+    if owner == apex && matches!(kind, RecordType::NS | RecordType::CNAME | RecordType::DS) {
+        return Some(match kind {
+            RecordType::NS => "the zone's own NS records come from `nameservers`".to_owned(),
+            _ => format!("the zone itself can't have a {kind} record"),
+        });
+    }
+    let node = authority.node(&owner.into())?;
+    // A CNAME stands alone (RFC 1034 §3.6.2, RFC 2181 §10.1).
+    if !node.records.is_empty() && (kind == RecordType::CNAME || node.has(RecordType::CNAME)) {
+        return Some(format!(
+            "a CNAME must be the only record of its name, and {owner} has others"
+        ));
+    }
+    if node.records.iter().any(|other| other.data == *data) {
+        return Some(format!("{owner} {kind} {data} is there already"));
+    }
+    // The records of a set share one TTL (RFC 2181 §5.2).
+    node.of_type(kind)
+        .find(|other| other.ttl != ttl)
+        .map(|other| {
+            format!(
+                "the {kind} records of {owner} must share one TTL: another has {}",
+                other.ttl
+            )
+        })
+}
+
+/// A host name as a DNS name; host names always are one.
+pub fn name_of(host: &HostName) -> Name {
+    Name::from_ascii(format!("{host}.")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::parse(
+            Path::new("nuage.toml"),
+            "[address]\nipv4 = \"192.0.2.10\"\nipv6 = \"2001:db8::10\"\n",
+        )
+        .unwrap()
+    }
+
+    const HEAD: &str =
+        "origin = \"w.example\"\nnameservers = [\"ns1.w.example\", \"ns.other.example\"]\n";
+
+    fn read(body: &str) -> Parsed {
+        parse(
+            Path::new("w.example.toml"),
+            &format!("{HEAD}{body}"),
+            &config(),
+        )
+    }
+
+    fn problems(body: &str) -> Vec<String> {
+        read(body)
+            .problems
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn the_shortest_site_is_one_line() {
+        let zone = read("[sites.alice]\n").zone.unwrap();
+        assert_eq!(zone.site("alice").unwrap().backend, Backend::Container);
+        assert_eq!(zone.hostmaster.to_string(), "hostmaster.w.example.");
+        assert!(zone.site("bob").is_none());
+    }
+
+    #[test]
+    fn a_name_belongs_to_one_site() {
+        assert_eq!(
+            problems(
+                "[sites.a]\naliases = [\"b\", \"c\"]\n[sites.b]\n[sites.d]\naliases = [\"c\"]\ndomains = [\"x.org\", \"x.org\"]\n"
+            ),
+            [
+                "w.example.toml:4:12: \"b\" is taken by line 5: a name belongs to one site",
+                "w.example.toml:7:12: \"c\" is taken by line 4: a name belongs to one site",
+                "w.example.toml:8:21: \"x.org\" is taken by line 8: a name belongs to one site",
+            ]
+        );
+        assert!(
+            problems("[sites.a]\n[sites.a]\n")[0].starts_with("w.example.toml:4:"),
+            "{:?}",
+            problems("[sites.a]\n[sites.a]\n")
+        );
+    }
+
+    #[test]
+    fn sites_keep_to_the_rules_of_names_and_backends() {
+        for (body, want) in [
+            ("[sites.ns7]\n", "reserved"),
+            ("[sites.portal]\n", "reserved"),
+            ("[sites.\"a_b\"]\n", "not a host name"),
+            ("[sites.\"a.b\"]\n", "one label"),
+            (
+                "[sites.a]\nstatic = \"x\"\nredirect = \"http://x\"\n",
+                "one backend",
+            ),
+            (
+                "[sites.a]\nredirect = \"javascript:alert(1)\"\n",
+                "http or https",
+            ),
+            ("[sites.a]\nupstream = \"nowhere\"\n", "not a URL"),
+            ("[sites.a]\nhttps = \"no\"\n", "\"redirect\" or \"both\""),
+            ("[sites.a]\nalias = [\"b\"]\n", "did you mean \"aliases\"?"),
+            (
+                "[sites.a]\ndomains = [\"b.w.example\"]\n",
+                "make it an alias",
+            ),
+            (
+                "[sites.a]\nowner = 3\n",
+                "must be a string in quotes, found an integer",
+            ),
+        ] {
+            let found = problems(body);
+            assert!(found.iter().any(|p| p.contains(want)), "{body}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn records_keep_to_the_rules_of_zones() {
+        let record = |name: &str, kind: &str, data: &str| {
+            format!("[[records]]\nname = \"{name}\"\ntype = \"{kind}\"\ndata = '{data}'\n")
+        };
+        let good = record("@", "MX", "10 mx")
+            + &record("mx", "A", "192.0.2.25")
+            + &record("_dmarc.alice", "TXT", "v=DMARC1");
+        assert_eq!(problems(&good), Vec::<String>::new());
+        for (body, want) in [
+            (record("@", "NS", "x."), "come from `nameservers`"),
+            (record("@", "CNAME", "x."), "can't have a CNAME"),
+            (
+                record("a", "CNAME", "x.") + &record("a", "A", "192.0.2.1"),
+                "the only record",
+            ),
+            (
+                record("a", "A", "192.0.2.1") + &record("a", "A", "192.0.2.1"),
+                "there already",
+            ),
+            (
+                "[sites.a]\n".to_owned() + &record("a", "TXT", "x"),
+                "is the site of line 3",
+            ),
+            (
+                "[[records]]\nname = \"a\"\n".to_owned(),
+                "needs name, type and data",
+            ),
+        ] {
+            let found = problems(&body);
+            assert!(found.iter().any(|p| p.contains(want)), "{body}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn empty_and_headless_files_say_what_to_write() {
+        let at = |text: &str| {
+            parse(Path::new("w.example.toml"), text, &config()).problems[0].to_string()
+        };
+        assert!(at(" \n").contains("the file is empty"));
+        assert!(at("[sites.a]\n").contains("`origin` is missing"));
+        assert!(at("origin = \"w.example\"\n").contains("`nameservers` is missing"));
+    }
+}
