@@ -17,6 +17,7 @@ pub mod config;
 pub mod declared;
 pub mod durable;
 pub mod edit;
+pub mod gate;
 pub mod metrics;
 pub mod name;
 pub mod problem;

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use common::Published;
+use common::{Published, gate::Gate};
 use tokio::task::JoinSet;
 
 pub use lookup::{Answer, lookup};
@@ -78,7 +78,7 @@ pub fn start(
             tasks.spawn(udp::serve(Arc::clone(&socket), Arc::clone(&handler)));
         }
     }
-    let gate = tcp::Gate::new(limits);
+    let gate = Gate::new(limits.connections, limits.connections_per_address);
     for listener in sockets.tcp {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -86,6 +86,7 @@ pub fn start(
             listener,
             Arc::clone(&handler),
             Arc::clone(&gate),
+            limits.idle,
         ));
     }
     tasks.spawn(metrics::follow(published, metrics));

@@ -1,0 +1,485 @@
+//! The proxy: whom a request is for, and what answers it.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use common::{
+    Backend, Config, HostName, HttpsPolicy, Published, Site, config::Limits, site::Upstream,
+};
+use http::{HeaderValue, Method, Version, header};
+use pingora::{
+    Error, ErrorSource, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+    modules::http::HttpModules,
+    proxy::{FailToProxy, ProxyHttp, Session},
+    upstreams::peer::HttpPeer,
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use url::Url;
+
+use crate::{
+    access_log::{AccessLog, Line},
+    certificates::{Certificates, ServerName},
+    files, host,
+    metrics::Metrics,
+    pages::{Page, Rendered},
+    upstream::Resolver,
+};
+
+/// Everything a request needs, shared by all of them.
+pub(crate) struct Edge {
+    published: Arc<Published>,
+    metrics: Arc<Metrics>,
+    log: AccessLog,
+    resolver: Resolver,
+    limits: Limits,
+    https_port: u16,
+    /// Names this process in Via, to recognise a request that comes round (RFC 9110 §7.6.3).
+    via: String,
+}
+
+/// What is known of one request.
+pub(crate) struct Context {
+    started: Instant,
+    host: Option<String>,
+    /// The site by its full name.
+    site: Option<(HostName, Arc<Site>)>,
+    body_octets: u64,
+}
+
+/// What answers a request.
+enum Answer {
+    Page(Page),
+    Redirect { status: u16, location: String },
+    Files(Arc<Site>),
+    Upstream,
+}
+
+impl Edge {
+    pub(crate) fn new(
+        config: &Config,
+        published: Arc<Published>,
+        metrics: Arc<Metrics>,
+        log: AccessLog,
+    ) -> Self {
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            published,
+            metrics,
+            log,
+            resolver: Resolver::default(),
+            limits: config.limits.clone(),
+            https_port: config.https_port(),
+            via: format!("nuage-{:x}-{:x}", std::process::id(), since.subsec_nanos()),
+        }
+    }
+
+    /// Finds the site and what it answers with.
+    fn answer(&self, session: &Session, context: &mut Context) -> Answer {
+        let request = session.req_header();
+        let Some(host) = host::of(request) else {
+            return Answer::Page(Page::BadRequest);
+        };
+        if request.method == Method::TRACE {
+            return Answer::Page(Page::MethodNotAllowed);
+        }
+        let host = &*context.host.insert(host);
+        let registry = self.published.load();
+        let connection = Connection::of(session);
+        if let Connection::Secure(name) = &connection {
+            // A connection opened for one certificate's names is not for another's (RFC 9110 §15.5.20).
+            let for_name = name.and_then(|name| Certificates::identity(&registry, name));
+            let for_host = Certificates::identity(&registry, host);
+            if for_host.is_none() || for_name != for_host {
+                return Answer::Page(Page::WrongConnection);
+            }
+        }
+        let Some(route) = registry.route(host) else {
+            return Answer::Page(match connection {
+                Connection::Secure(_) => Page::WrongConnection,
+                Connection::Plain => Page::NoSuchSite,
+            });
+        };
+        context.site = Some((
+            route.zone.origin.child(&route.site.name),
+            Arc::clone(route.site),
+        ));
+        if matches!(connection, Connection::Plain) && route.https() == HttpsPolicy::Redirect {
+            return Answer::Redirect {
+                status: 308,
+                location: self.https_location(host, request),
+            };
+        }
+        match &route.site.backend {
+            Backend::Static(_) => Answer::Files(Arc::clone(route.site)),
+            Backend::Redirect(target) => Answer::Redirect {
+                status: 307,
+                location: redirect_location(target, request),
+            },
+            Backend::Container => Answer::Page(Page::NotRunning),
+            Backend::Upstream(_) if self.came_round(request) => Answer::Page(Page::Loop),
+            Backend::Upstream(_) if self.too_large(request) => Answer::Page(Page::TooLarge),
+            Backend::Upstream(_) => Answer::Upstream,
+        }
+    }
+
+    fn https_location(&self, host: &str, request: &RequestHeader) -> String {
+        let path = path_and_query(request);
+        match self.https_port {
+            443 => format!("https://{host}{path}"),
+            port => format!("https://{host}:{port}{path}"),
+        }
+    }
+
+    fn came_round(&self, request: &RequestHeader) -> bool {
+        request
+            .headers
+            .get_all(header::VIA)
+            .iter()
+            .any(|via| via.to_str().is_ok_and(|via| via.contains(&self.via)))
+    }
+
+    fn too_large(&self, request: &RequestHeader) -> bool {
+        let length = request
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        length.is_some_and(|length: u64| length > self.limits.body_bytes)
+    }
+
+    async fn show(&self, session: &mut Session, page: Page, context: &Context) -> Result<()> {
+        let rendered = page.for_client(&session.req_header().headers, context.host.as_deref());
+        let mut response = rendered.header()?;
+        if page == Page::MethodNotAllowed {
+            response.insert_header(header::ALLOW, "GET, HEAD")?;
+        }
+        let head_only = session.req_header().method == Method::HEAD;
+        finish_unread_body(session);
+        session
+            .write_response_header(Box::new(response), head_only)
+            .await?;
+        if !head_only {
+            session
+                .write_response_body(Some(rendered.body), true)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Tells an upstream whom it serves; what a client says of itself is overwritten.
+    fn forward(&self, session: &Session, request: &mut RequestHeader, host: &str) -> Result<()> {
+        for name in [
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-forwarded-port",
+            "x-forwarded-server",
+            "x-real-ip",
+        ] {
+            request.remove_header(name);
+        }
+        let scheme = Connection::of(session).scheme();
+        if let Some(client) = client(session) {
+            // IPv6 addresses are in brackets and quotes (RFC 7239 §6).
+            let node = if client.is_ipv6() {
+                format!("\"[{client}]\"")
+            } else {
+                client.to_string()
+            };
+            request.insert_header(
+                "forwarded",
+                format!("for={node};host=\"{host}\";proto={scheme}"),
+            )?;
+            request.insert_header("x-forwarded-for", client.to_string())?;
+            request.insert_header("x-real-ip", client.to_string())?;
+        }
+        request.insert_header("x-forwarded-proto", scheme)?;
+        request.insert_header("x-forwarded-host", host)?;
+        let version = if request.version == Version::HTTP_2 {
+            "2"
+        } else {
+            "1.1"
+        };
+        request.append_header(header::VIA, format!("{version} {}", self.via))?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Edge {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context {
+            started: Instant::now(),
+            host: None,
+            site: None,
+            body_octets: 0,
+        }
+    }
+
+    // Compression and the like cost on every request; sites bring what they need.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        session.set_read_timeout(Some(self.limits.stall));
+        session.set_write_timeout(Some(self.limits.stall));
+        match self.answer(session, context) {
+            Answer::Upstream => return Ok(false),
+            Answer::Page(page) => self.show(session, page, context).await?,
+            Answer::Redirect { status, location } => redirect(session, status, &location).await?,
+            Answer::Files(site) => {
+                let Backend::Static(folder) = &site.backend else {
+                    return Error::e_explain(
+                        ErrorType::InternalError,
+                        "files of a site without a folder",
+                    );
+                };
+                finish_unread_body(session);
+                if let Some(page) = files::serve(session, folder).await? {
+                    self.show(session, page, context).await?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        context.body_octets += body.as_ref().map_or(0, |body| body.len() as u64);
+        if context.body_octets > self.limits.body_bytes {
+            return Err(
+                Error::explain(ErrorType::HTTPStatus(413), "request body over the limit")
+                    .into_down(),
+            );
+        }
+        Ok(())
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        context: &mut Context,
+    ) -> Result<Box<HttpPeer>> {
+        let Some((name, upstream)) = context.upstream() else {
+            return Error::e_explain(ErrorType::InternalError, "no upstream to go to");
+        };
+        let peer = self
+            .resolver
+            .peer(upstream, name.as_str(), &self.limits)
+            .await;
+        peer.map(Box::new).map_err(|error| {
+            Error::because(ErrorType::ConnectError, "finding the upstream", error).into_up()
+        })
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        let host = context.host.clone().unwrap_or_default();
+        self.forward(session, request, &host)
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        context: &mut Context,
+    ) -> FailToProxy {
+        let page = match (error.etype(), error.esource()) {
+            (ErrorType::HTTPStatus(413), _) => Some(Page::TooLarge),
+            (
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout,
+                ErrorSource::Upstream,
+            ) => Some(Page::UpstreamSlow),
+            (_, ErrorSource::Upstream) => Some(Page::UpstreamDown),
+            (ErrorType::ReadTimedout, ErrorSource::Downstream) => Some(Page::TooSlow),
+            (
+                ErrorType::WriteError
+                | ErrorType::ReadError
+                | ErrorType::ConnectionClosed
+                | ErrorType::WriteTimedout,
+                ErrorSource::Downstream,
+            ) => None,
+            (_, ErrorSource::Downstream) => Some(Page::BadRequest),
+            _ => Some(Page::Failed),
+        };
+        let mut code = 0;
+        if let Some(page) = page.filter(|_| session.response_written().is_none()) {
+            code = page.status();
+            session.set_keepalive(None);
+            if let Err(error) = self.show(session, page, context).await {
+                tracing::debug!(%error, "error page not sent");
+            }
+        }
+        FailToProxy {
+            error_code: code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+        // A site's own trouble is in its metrics and its access log.
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        let took = context.started.elapsed();
+        let request = session.req_header();
+        // 499: the client left before an answer, as nginx counts it.
+        let status = session
+            .response_written()
+            .map_or(499, |response| response.status.as_u16());
+        let site = context.site.as_ref().map(|(name, _)| name);
+        self.metrics.request(site, &request.method, status, took);
+        if let Some(error) = error {
+            tracing::debug!(%error, host = context.host.as_deref().unwrap_or_default(), "request failed");
+        }
+        if let (true, Some(site)) = (self.log.enabled(), site) {
+            let field = |name| {
+                request
+                    .headers
+                    .get(name)
+                    .and_then(|value| value.to_str().ok())
+                    .map(str::to_owned)
+            };
+            self.log.line(Line {
+                time: OffsetDateTime::now_utc()
+                    .format(&Rfc3339)
+                    .unwrap_or_default(),
+                site: site.clone(),
+                client: client(session)
+                    .map(|client| client.to_string())
+                    .unwrap_or_default(),
+                method: request.method.to_string(),
+                scheme: Connection::of(session).scheme(),
+                host: context.host.clone().unwrap_or_default(),
+                path: path_and_query(request),
+                protocol: if request.version == Version::HTTP_2 {
+                    "HTTP/2"
+                } else {
+                    "HTTP/1.1"
+                },
+                status,
+                bytes: session.body_bytes_sent(),
+                seconds: took.as_secs_f64(),
+                referer: field(header::REFERER),
+                user_agent: field(header::USER_AGENT),
+            });
+        }
+    }
+}
+
+impl Context {
+    fn upstream(&self) -> Option<(&HostName, &Upstream)> {
+        let (name, site) = self.site.as_ref()?;
+        match &site.backend {
+            Backend::Upstream(upstream) => Some((name, upstream)),
+            _ => None,
+        }
+    }
+}
+
+impl Rendered {
+    fn header(&self) -> Result<ResponseHeader> {
+        let mut response = ResponseHeader::build(self.status, Some(8))?;
+        response.insert_header(header::CONTENT_TYPE, self.media_type)?;
+        response.insert_header(header::CONTENT_LENGTH, self.body.len().to_string())?;
+        response.insert_header(header::CONTENT_LANGUAGE, self.language)?;
+        response.insert_header(header::CACHE_CONTROL, "no-store")?;
+        response.insert_header(header::VARY, "Accept, Accept-Language")?;
+        if let Some(seconds) = self.retry_after {
+            response.insert_header(header::RETRY_AFTER, seconds)?;
+        }
+        Ok(response)
+    }
+}
+
+/// How a request came.
+enum Connection<'s> {
+    Plain,
+    /// Over TLS, with the server name of the handshake.
+    Secure(Option<&'s str>),
+}
+
+impl<'s> Connection<'s> {
+    fn of(session: &'s Session) -> Self {
+        match session
+            .digest()
+            .and_then(|digest| digest.ssl_digest.as_ref())
+        {
+            None => Connection::Plain,
+            Some(tls) => Connection::Secure(tls.extension.get::<ServerName>().map(|name| &*name.0)),
+        }
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self {
+            Connection::Plain => "http",
+            Connection::Secure(_) => "https",
+        }
+    }
+}
+
+fn client(session: &Session) -> Option<IpAddr> {
+    session
+        .client_addr()
+        .and_then(|address| address.as_inet())
+        .map(|address| address.ip().to_canonical())
+}
+
+/// Lets the connection end with the answer when the request has a body nobody reads.
+fn finish_unread_body(session: &mut Session) {
+    if !session.as_downstream_mut().is_body_done() {
+        session.set_keepalive(None);
+    }
+}
+
+async fn redirect(session: &mut Session, status: u16, location: &str) -> Result<()> {
+    finish_unread_body(session);
+    let mut response = ResponseHeader::build(status, Some(3))?;
+    let location = HeaderValue::from_str(location).map_err(|error| {
+        Error::because(ErrorType::InvalidHTTPHeader, "a redirect's target", error)
+    })?;
+    response.insert_header(header::LOCATION, location)?;
+    response.insert_header(header::CONTENT_LENGTH, "0")?;
+    session
+        .write_response_header(Box::new(response), true)
+        .await
+}
+
+/// A target that ends in a slash takes the rest of the path and the query; any other is the place.
+fn redirect_location(target: &Url, request: &RequestHeader) -> String {
+    let target = target.as_str();
+    if target.ends_with('/') {
+        format!(
+            "{target}{}",
+            path_and_query(request).trim_start_matches('/')
+        )
+    } else {
+        target.to_owned()
+    }
+}
+
+fn path_and_query(request: &RequestHeader) -> String {
+    request
+        .uri
+        .path_and_query()
+        .map_or_else(|| "/".to_owned(), ToString::to_string)
+}

@@ -1,0 +1,113 @@
+//! From a site's upstream to a peer Pingora can connect to.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use common::{
+    config::Limits,
+    site::{Protocol, Upstream, UpstreamAddress},
+};
+use pingora::upstreams::peer::HttpPeer;
+
+/// Idle upstream connections are closed before a usual server does so itself.
+const IDLE: Duration = Duration::from_secs(15);
+/// How long a resolved host name is used.
+const RESOLVED_FOR: Duration = Duration::from_secs(10);
+/// Most host names remembered; past it they are resolved anew.
+const MOST_RESOLVED: usize = 4_096;
+/// Streams at once on one h2c connection.
+const H2_STREAMS: usize = 100;
+
+/// Resolves upstream host names, and remembers them for a moment.
+#[derive(Debug, Default)]
+pub(crate) struct Resolver {
+    known: Mutex<HashMap<(String, u16), (SocketAddr, Instant)>>,
+}
+
+impl Resolver {
+    /// The peer for one site's upstream. `tenant` keeps its pooled connections apart from every
+    /// other site's.
+    pub(crate) async fn peer(
+        &self,
+        upstream: &Upstream,
+        tenant: &str,
+        limits: &Limits,
+    ) -> io::Result<HttpPeer> {
+        let tls = upstream.protocol == Protocol::Https;
+        let mut peer = match &upstream.address {
+            UpstreamAddress::Unix(path) => unix(path)?,
+            UpstreamAddress::Tcp(host, port) => {
+                let address = match host.parse() {
+                    Ok(ip) => SocketAddr::new(ip, *port),
+                    Err(_) => self.resolve(host, *port, limits.connect).await?,
+                };
+                HttpPeer::new(address, tls, if tls { host.clone() } else { String::new() })
+            }
+        };
+        let mut hasher = DefaultHasher::new();
+        (tenant, upstream.to_string()).hash(&mut hasher);
+        peer.group_key = hasher.finish();
+        let options = &mut peer.options;
+        options.connection_timeout = Some(limits.connect);
+        options.total_connection_timeout = Some(limits.connect);
+        options.read_timeout = Some(limits.stall);
+        options.write_timeout = Some(limits.stall);
+        options.idle_timeout = Some(IDLE);
+        match upstream.protocol {
+            Protocol::H2c => {
+                options.set_http_version(2, 2);
+                options.max_h2_streams = H2_STREAMS;
+            }
+            Protocol::Https => options.set_http_version(2, 1),
+            Protocol::Http => options.set_http_version(1, 1),
+        }
+        Ok(peer)
+    }
+
+    async fn resolve(&self, host: &str, port: u16, deadline: Duration) -> io::Result<SocketAddr> {
+        let key = (host.to_owned(), port);
+        let known = self.lock().get(&key).copied();
+        if let Some((address, when)) = known
+            && when.elapsed() < RESOLVED_FOR
+        {
+            return Ok(address);
+        }
+        let found = tokio::time::timeout(deadline, tokio::net::lookup_host((host, port)))
+            .await??
+            .next();
+        let address = found.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "the upstream's name has no address",
+            )
+        })?;
+        let mut known = self.lock();
+        if known.len() >= MOST_RESOLVED {
+            known.clear();
+        }
+        known.insert(key, (address, Instant::now()));
+        Ok(address)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, u16), (SocketAddr, Instant)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unix(path: &Path) -> io::Result<HttpPeer> {
+    let text = path.to_str().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the socket's path is not UTF-8",
+        )
+    })?;
+    HttpPeer::new_uds(text, false, String::new())
+        .map_err(|error| io::Error::other(error.to_string()))
+}

@@ -1,0 +1,206 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// The cloud for a school's web sites: DNS and HTTPS for every site named in a zone file.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  nuage serve --config config/demo.toml      answer DNS and HTTP as the files say
+  nuage site add alice --static /srv/alice   name a site; a running server follows at once
+  nuage check                                say what is wrong in the files, and where
+
+Exit codes: 0 done, 1 something is wrong (it says what), 2 the command line is not understood."
+)]
+pub(crate) struct Args {
+    /// The configuration file.
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FILE",
+        env = "NUAGE_CONFIG",
+        default_value = "/etc/nuage/nuage.toml"
+    )]
+    pub(crate) config: PathBuf,
+
+    /// How to print what was found or done.
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: Format,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For programs: one JSON value.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Answer DNS and HTTP until told to stop.
+    ///
+    /// Zone files are followed as they change. SIGHUP reads nuage.toml again; SIGTERM lets requests
+    /// under way finish, for at most [limits] drain_seconds.
+    Serve,
+    /// Say everything that is wrong in nuage.toml and the zone files.
+    ///
+    /// Each line is file:line:column: what is wrong and what would be right. Exit code 0 when there
+    /// is no error; warnings alone do not count.
+    Check,
+    /// Name, change, list and remove sites.
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// List, show and export DNS zones.
+    #[command(subcommand)]
+    Zone(ZoneCommand),
+    /// Print the certificate of the local authority, for browsers and systems to trust.
+    Ca,
+    /// Print the completions of a shell.
+    #[command(after_help = "Example: nuage completions bash > /etc/bash_completion.d/nuage")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// What to do with sites.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SiteCommand {
+    /// Name a site.
+    ///
+    /// The zone file is edited as a person would: comments and order stay. It is checked first, and
+    /// left alone when something would be wrong.
+    #[command(after_help = "\
+Examples:
+  nuage site add alice                                     a container of her own
+  nuage site add docs --static /srv/docs --alias manual    files
+  nuage site add api --upstream http://127.0.0.1:9001      another server
+  nuage site add old --redirect https://www.school.example/old/")]
+    Add {
+        #[command(flatten)]
+        site: Named,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// List all sites with their URLs.
+    List {
+        /// Only those of this zone.
+        #[arg(long, value_name = "ORIGIN")]
+        zone: Option<String>,
+    },
+    /// Show everything about a site.
+    Show {
+        #[command(flatten)]
+        site: Named,
+    },
+    /// Change a site. What is not named stays; --owner "" and the like remove a value.
+    Set {
+        #[command(flatten)]
+        site: Named,
+        #[command(flatten)]
+        change: Change,
+        /// Make it a container, whatever it was.
+        #[arg(long, conflicts_with = "backend")]
+        container: bool,
+    },
+    /// Remove a site. Its files, where it has any, stay.
+    Remove {
+        #[command(flatten)]
+        site: Named,
+        /// Show what would change and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Which site.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Named {
+    /// The site's name, such as alice, or its full name, such as alice.sites.school.example.
+    pub(crate) name: String,
+    /// Its zone; needed where there are several.
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) zone: Option<String>,
+}
+
+/// What to say of a site.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Change {
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+    /// Another name in the same zone; may be repeated. On `set`, these replace all aliases.
+    #[arg(long = "alias", value_name = "NAME")]
+    pub(crate) aliases: Vec<String>,
+    /// A foreign host name that also leads here; may be repeated. On `set`, these replace all.
+    #[arg(long = "domain", value_name = "HOST")]
+    pub(crate) domains: Vec<String>,
+    /// The group of tenants it belongs to.
+    #[arg(long)]
+    pub(crate) group: Option<String>,
+    /// Who may change it.
+    #[arg(long)]
+    pub(crate) owner: Option<String>,
+    /// What plain HTTP does.
+    #[arg(long, value_name = "POLICY", value_parser = ["redirect", "both"])]
+    pub(crate) https: Option<String>,
+    /// Show what would change and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Where requests go: one of these, or a container.
+#[derive(Debug, ClapArgs)]
+#[group(id = "backend", multiple = false)]
+pub(crate) struct BackendArgs {
+    /// Forward to a server: http://host:port, h2c://host:port, https://host or unix:/path.
+    #[arg(long, value_name = "URL")]
+    pub(crate) upstream: Option<String>,
+    /// Serve the files of a folder.
+    #[arg(long = "static", value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+    /// Redirect to a URL; one that ends in a slash takes the rest of the path.
+    #[arg(long, value_name = "URL")]
+    pub(crate) redirect: Option<String>,
+}
+
+/// What to do with zones.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ZoneCommand {
+    /// List all zones, forward and reverse.
+    List,
+    /// Show a zone and what its parent must delegate.
+    Show {
+        /// The zone's origin.
+        origin: String,
+    },
+    /// Print a zone as a master file (RFC 1035): the very records that are served.
+    Export {
+        /// The zone's origin.
+        origin: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,31 @@
+//! One file for each noun of the command line.
+
+pub(crate) mod ca;
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod site;
+pub(crate) mod zone;
+
+use std::path::Path;
+
+use common::{Declared, Problem};
+
+use crate::output::complain;
+
+/// Reads the files as they are; problems of `nuage.toml` itself end a command.
+fn open(config: &Path) -> anyhow::Result<Declared> {
+    Declared::open(config).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("the configuration can't be used:\n{}", lines.join("\n"))
+    })
+}
+
+/// Says on standard error when what is shown is not all there is.
+fn complain_of_errors(declared: &Declared) -> std::io::Result<()> {
+    let errors: Vec<Problem> = declared
+        .problems()
+        .into_iter()
+        .filter(Problem::is_error)
+        .collect();
+    complain(&errors)
+}

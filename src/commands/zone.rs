@@ -1,0 +1,161 @@
+//! `nuage zone`: what DNS serves.
+
+use std::path::Path;
+
+use anyhow::anyhow;
+use common::{Declared, authority::Authority, record::master_line};
+use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
+
+use super::{complain_of_errors, open};
+use crate::{
+    args::ZoneCommand,
+    output::{Done, Output, table},
+};
+
+/// Runs a command on zones.
+pub(crate) fn run(command: &ZoneCommand, config: &Path, output: &Output) -> anyhow::Result<Done> {
+    let declared = open(config)?;
+    complain_of_errors(&declared)?;
+    match command {
+        ZoneCommand::List => list(&declared, output),
+        ZoneCommand::Show { origin } => show(&declared, origin, output),
+        ZoneCommand::Export { origin } => export(&declared, origin, output),
+    }
+}
+
+fn list(declared: &Declared, output: &Output) -> anyhow::Result<Done> {
+    let registry = declared.registry();
+    let forward = registry.zones.iter().map(|(zone, serial)| {
+        (
+            &zone.authority,
+            *serial,
+            zone.sites.len(),
+            zone.file.display().to_string(),
+        )
+    });
+    let reverse = registry.reverse.iter().map(|(zone, serial)| {
+        (
+            &zone.authority,
+            *serial,
+            0,
+            format!("reverse of {}", zone.address),
+        )
+    });
+    let zones: Vec<_> = forward.chain(reverse).collect();
+    let json: Vec<_> = zones
+        .iter()
+        .map(|(authority, serial, sites, from)| serde_json::json!({ "origin": plain(&authority.apex), "serial": serial, "sites": sites, "from": from }))
+        .collect();
+    output.print(&json, || {
+        let mut rows = vec![
+            ["ZONE", "SERIAL", "SITES", "FROM"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
+        rows.extend(zones.iter().map(|(authority, serial, sites, from)| {
+            vec![
+                plain(&authority.apex),
+                serial.to_string(),
+                sites.to_string(),
+                from.clone(),
+            ]
+        }));
+        table("", &rows)
+    })?;
+    Ok(Done::Well)
+}
+
+fn show(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Done> {
+    let (authority, serial) = find(declared, origin)?;
+    let records = authority.records(serial);
+    let servers: Vec<&Name> = authority
+        .node(&authority.apex)
+        .into_iter()
+        .flat_map(|node| node.of_type(RecordType::NS))
+        .filter_map(|record| match &record.data {
+            RData::NS(server) => Some(&server.0),
+            _ => None,
+        })
+        .collect();
+    let delegation = delegation(authority, &servers);
+    let json = serde_json::json!({
+        "origin": plain(&authority.apex),
+        "serial": serial,
+        "ttl": authority.ttl,
+        "nameservers": servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "records": records.len(),
+        "delegation": delegation,
+    });
+    output.print(&json, || {
+        let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        let rows = [
+            ("zone", plain(&authority.apex)),
+            ("serial", serial.to_string()),
+            ("ttl", authority.ttl.to_string()),
+            ("name servers", servers.join(" ")),
+            ("records", records.len().to_string()),
+        ];
+        let rows: Vec<Vec<String>> = rows
+            .into_iter()
+            .map(|(key, value)| vec![key.to_owned(), value])
+            .collect();
+        format!(
+            "{}\nThe parent zone delegates it with:\n{}",
+            table("", &rows),
+            delegation
+                .iter()
+                .map(|line| format!("  {line}\n"))
+                .collect::<String>()
+        )
+    })?;
+    Ok(Done::Well)
+}
+
+/// What the parent zone holds: NS, and addresses of servers inside the zone.
+fn delegation(authority: &Authority, servers: &[&Name]) -> Vec<String> {
+    let apex = Name::from(&authority.apex);
+    let ns = servers.iter().map(|server| {
+        Record::from_rdata(
+            apex.clone(),
+            authority.ttl,
+            RData::NS(hickory_proto::rr::rdata::NS((*server).clone())),
+        )
+    });
+    let inside = servers.iter().filter(|server| apex.zone_of(server));
+    let glue = inside
+        .filter_map(|server| authority.node(&LowerName::new(server)))
+        .flat_map(|node| {
+            node.records
+                .iter()
+                .filter(|record| record.record_type().is_ip_addr())
+                .cloned()
+        });
+    ns.chain(glue).map(|record| master_line(&record)).collect()
+}
+
+fn export(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Done> {
+    let (authority, serial) = find(declared, origin)?;
+    let lines: Vec<String> = authority.records(serial).iter().map(master_line).collect();
+    output.print(&lines, || lines.join("\n") + "\n")?;
+    Ok(Done::Well)
+}
+
+fn find<'d>(declared: &'d Declared, origin: &str) -> anyhow::Result<(&'d Authority, u32)> {
+    let registry = declared.registry();
+    let wanted = origin.trim_end_matches('.').to_ascii_lowercase();
+    registry
+        .authorities()
+        .find(|(authority, _)| plain(&authority.apex) == wanted)
+        .ok_or_else(|| {
+            let known: Vec<String> = registry
+                .authorities()
+                .map(|(authority, _)| plain(&authority.apex))
+                .collect();
+            anyhow!("there is no zone {origin}; there are {}", known.join(", "))
+        })
+}
+
+/// An origin as people write it: no final dot, no escaped slash.
+fn plain(name: &LowerName) -> String {
+    name.to_string().trim_end_matches('.').replace("\\/", "/")
+}

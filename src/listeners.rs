@@ -1,0 +1,151 @@
+//! Binding every socket before anything starts, so that a port in use is told, not half-served.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+};
+
+use common::Config;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections the kernel holds for us while we accept others.
+const BACKLOG: i32 = 4_096;
+/// Datagrams the kernel holds for us, in octets; it may grant less.
+const DATAGRAM_BUFFER: usize = 4 << 20;
+
+/// All sockets, bound.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    pub(crate) dns: dns::Sockets,
+    pub(crate) web: proxy::Sockets,
+    pub(crate) admin: Vec<TcpListener>,
+}
+
+/// A socket that can't be had.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {address} ({key}): {reason}")]
+pub(crate) struct BindError {
+    address: SocketAddr,
+    key: &'static str,
+    reason: String,
+}
+
+impl Listeners {
+    /// Binds everything the configuration names.
+    ///
+    /// # Errors
+    /// Every socket that can't be had.
+    pub(crate) fn bind(config: &Config) -> Result<Self, Vec<BindError>> {
+        let mut listeners = Self::default();
+        let mut refused = Vec::new();
+        let mut keep = |key: &'static str, address: SocketAddr, bound: io::Result<()>| {
+            if let Err(error) = bound {
+                refused.push(BindError {
+                    address,
+                    key,
+                    reason: reason(&error, address),
+                });
+            }
+        };
+        for &address in &config.dns.listen {
+            let bound = dns_pair(address).map(|(udp, tcp)| {
+                listeners.dns.udp.push(udp);
+                listeners.dns.tcp.push(tcp);
+            });
+            keep("[dns] listen", address, bound);
+        }
+        let kinds = [
+            ("[http] listen", &config.http, &mut listeners.web.http),
+            (
+                "[https] listen",
+                &config.https.listen,
+                &mut listeners.web.https,
+            ),
+            ("[admin] listen", &config.admin, &mut listeners.admin),
+        ];
+        for (key, addresses, sockets) in kinds {
+            for &address in addresses {
+                keep(
+                    key,
+                    address,
+                    tcp(address).map(|socket| sockets.push(socket)),
+                );
+            }
+        }
+        if refused.is_empty() {
+            Ok(listeners)
+        } else {
+            Err(refused)
+        }
+    }
+}
+
+/// UDP and TCP on one port; port 0 lets the kernel choose it.
+fn dns_pair(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let tcp = tcp(address)?;
+    let udp = bound(tcp.local_addr()?, Type::DGRAM, Protocol::UDP)?;
+    // A smaller buffer than asked for only loses more under a flood.
+    udp.set_recv_buffer_size(DATAGRAM_BUFFER)
+        .unwrap_or_default();
+    Ok((udp.into(), tcp))
+}
+
+fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = bound(address, Type::STREAM, Protocol::TCP)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        // 0.0.0.0 and [::] are two sockets.
+        socket.set_only_v6(true)?;
+    }
+    if kind == Type::STREAM {
+        // A restart need not wait for old connections to time out.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn reason(error: &io::Error, address: SocketAddr) -> String {
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "another program uses port {port}; see which with `ss -lptun 'sport = :{port}'`, or choose another port"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("port {port} needs root or CAP_NET_BIND_SERVICE")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; see which it has with `ip address`".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn every_port_in_use_is_told_with_its_key() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let text = format!(
+            "[address]\nipv4 = \"192.0.2.1\"\n[dns]\nlisten = [\"127.0.0.1:0\"]\n[http]\nlisten = [\"{address}\"]\n[https]\nlisten = []\n[admin]\nlisten = [\"{address}\"]\n"
+        );
+        let config = Config::parse(Path::new("n.toml"), &text).unwrap();
+        let refused = Listeners::bind(&config).unwrap_err();
+        let texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(
+            texts[0].contains(&address.to_string()) && texts[0].contains("[http] listen"),
+            "{texts:?}"
+        );
+        assert!(texts[1].contains("[admin] listen"), "{texts:?}");
+    }
+}

@@ -1,0 +1,359 @@
+//! `nuage serve`: reads, binds, starts, follows the files and the signals, drains.
+
+use std::{
+    fmt::Write as _,
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+use common::{
+    Config, Declared, Problem, Published,
+    metrics::{Computed, Family},
+    watch::{self, Looked, Reload},
+};
+use prometheus::{
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, process_collector::ProcessCollector,
+};
+use proxy::authority::LocalAuthority;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    admin::{self, Health},
+    commands::site::Urls,
+    listeners::Listeners,
+    output::{self, Done, complain, count},
+};
+
+/// Sites named at the start; the rest is a number.
+const SITES_SHOWN: usize = 20;
+/// DNS answers are moments; this is for those on their way out at the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(50);
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) fn serve(config: &Path) -> anyhow::Result<Done> {
+    let started = Instant::now();
+    log_to_stderr()?;
+    let mut declared = match Declared::open(config) {
+        Ok(declared) => declared,
+        Err(problems) => return refuse(&problems),
+    };
+    let problems = declared.problems();
+    if problems.iter().any(Problem::is_error) {
+        return refuse(&problems);
+    }
+    complain(&problems)?;
+
+    let settings = declared.config().clone();
+    let listeners = match Listeners::bind(&settings) {
+        Ok(listeners) => listeners,
+        Err(refused) => {
+            let lines: String = refused
+                .iter()
+                .map(|error| format!("{}: {error}\n", config.display()))
+                .collect();
+            output::write_all(io::stderr(), &lines)?;
+            return Ok(Done::WithProblems);
+        }
+    };
+    let authority = LocalAuthority::open(&settings.state)?;
+    declared.save_serials().with_context(|| {
+        format!(
+            "can't write the state folder {}, [paths] state in {}",
+            settings.state.display(),
+            config.display()
+        )
+    })?;
+
+    let runtime = runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("can't start the runtime")?;
+    runtime.block_on(run(declared, &settings, listeners, authority, started))
+}
+
+async fn run(
+    declared: Declared,
+    config: &Config,
+    listeners: Listeners,
+    authority: LocalAuthority,
+    started: Instant,
+) -> anyhow::Result<Done> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+
+    let published = Published::new(Arc::clone(declared.registry()));
+    let metrics = Registry::new();
+    let reloads = register(&metrics, &published)?;
+    reloads.note(&declared.problems());
+    let addresses = Bound::of(&listeners)?;
+
+    let limits = dns::Limits {
+        connections: config.dns.tcp_connections,
+        connections_per_address: config.dns.tcp_connections_per_address,
+        idle: config.dns.tcp_idle,
+    };
+    let mut dns = dns::start(listeners.dns, Arc::clone(&published), limits, &metrics)?;
+    let web = proxy::start(listeners.web, config, &published, authority, &metrics)?;
+    let health = Health::new(metrics);
+    let admin = admin::start(listeners.admin, &health)?;
+    let (reload, requested) = mpsc::channel(1);
+    let following = tokio::spawn(watch::follow(
+        declared,
+        Arc::clone(&published),
+        requested,
+        move |looked| reloads.observe(looked),
+    ));
+
+    health.set_ready(true);
+    output::write_all(
+        io::stdout(),
+        &greeting(&addresses, config, &published, started.elapsed()),
+    )?;
+    // Without systemd there is nobody to tell.
+    sd_notify::notify(&[sd_notify::NotifyState::Ready]).unwrap_or_default();
+
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            // A full slot holds the same wish.
+            _ = hang_up.recv() => reload.try_send(Reload).unwrap_or_default(),
+            () = dns.ended() => return Err(anyhow!("the DNS server ended unexpectedly")),
+        }
+    }
+    tracing::info!(at_most = ?config.limits.drain, "stopping: requests under way may finish");
+    health.set_ready(false);
+    sd_notify::notify(&[sd_notify::NotifyState::Stopping]).unwrap_or_default();
+    following.abort();
+    web.drain().await;
+    tokio::time::sleep(LAST_ANSWERS).await;
+    drop((dns, admin));
+    Ok(Done::Well)
+}
+
+fn refuse(problems: &[Problem]) -> anyhow::Result<Done> {
+    complain(problems)?;
+    let errors = problems.iter().filter(|problem| problem.is_error()).count();
+    Err(anyhow!(
+        "not started: {} in the files above",
+        count(errors, "error")
+    ))
+}
+
+fn log_to_stderr() -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_env("NUAGE_LOG").unwrap_or_else(|_| {
+        EnvFilter::new("info,pingora=off,pingora_core=off,pingora_proxy=off,h2=off")
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .try_init()
+        .map_err(|error| anyhow!("can't start logging: {error}"))
+}
+
+/// What is told of each look at the files.
+struct Reloads {
+    total: IntCounterVec,
+    problems: IntGaugeVec,
+    seconds: IntGauge,
+}
+
+impl Reloads {
+    fn note(&self, problems: &[Problem]) {
+        let errors = problems.iter().filter(|problem| problem.is_error()).count();
+        let set = |severity, number: usize| {
+            self.problems
+                .with_label_values(&[severity])
+                .set(i64::try_from(number).unwrap_or(i64::MAX))
+        };
+        set("error", errors);
+        set("warning", problems.len() - errors);
+    }
+
+    fn observe(&self, looked: &Looked) {
+        self.note(&looked.problems);
+        let failed = looked.problems.iter().any(Problem::is_error);
+        self.total
+            .with_label_values(&[if failed { "failure" } else { "success" }])
+            .inc();
+        for problem in &looked.problems {
+            if problem.is_error() {
+                tracing::error!("{problem}; the last good content is still served");
+            } else {
+                tracing::warn!("{problem}");
+            }
+        }
+        if looked.published {
+            self.seconds.set(now_seconds());
+            tracing::info!(took = ?looked.took, "the new content is live");
+        }
+    }
+}
+
+fn now_seconds() -> i64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn register(metrics: &Registry, published: &Arc<Published>) -> anyhow::Result<Reloads> {
+    const GENERATION: Family = Family {
+        name: "nuage_registry_generation",
+        help: "How many registries have been published since the start.",
+        labels: &[],
+        counter: false,
+    };
+    const SITES: Family = Family {
+        name: "nuage_sites",
+        help: "Declared sites by zone.",
+        labels: &["zone"],
+        counter: false,
+    };
+    let reloads = Reloads {
+        total: IntCounterVec::new(
+            Opts::new(
+                "nuage_config_reloads_total",
+                "Looks at changed files by result; a failure leaves the last good content in force.",
+            ),
+            &["result"],
+        )?,
+        problems: IntGaugeVec::new(
+            Opts::new(
+                "nuage_config_problems",
+                "Problems in the files now, by severity.",
+            ),
+            &["severity"],
+        )?,
+        seconds: IntGauge::new(
+            "nuage_config_last_publication_timestamp_seconds",
+            "When the registry last changed, in seconds since 1970.",
+        )?,
+    };
+    for result in ["success", "failure"] {
+        reloads.total.with_label_values(&[result]).reset();
+    }
+    reloads.seconds.set(now_seconds());
+    let build = IntGaugeVec::new(
+        Opts::new(
+            "nuage_build_info",
+            "Always 1; the labels tell which build this is.",
+        ),
+        &["version"],
+    )?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    metrics.register(Box::new(reloads.total.clone()))?;
+    metrics.register(Box::new(reloads.problems.clone()))?;
+    metrics.register(Box::new(reloads.seconds.clone()))?;
+    metrics.register(Box::new(build))?;
+    metrics.register(Box::new(ProcessCollector::for_self()))?;
+    let published = Arc::clone(published);
+    let compute = move || {
+        #[expect(clippy::cast_precision_loss, reason = "gauges are doubles")]
+        let number = |value: u64| value as f64;
+        let registry = published.load();
+        let sites = registry
+            .zones
+            .iter()
+            .map(|(zone, _)| (vec![zone.origin.as_str()], number(zone.sites.len() as u64)));
+        vec![
+            GENERATION.with_rows([(vec![], number(published.generation()))]),
+            SITES.with_rows(sites),
+        ]
+    };
+    metrics.register(Box::new(Computed::new(&[GENERATION, SITES], compute)?))?;
+    Ok(reloads)
+}
+
+/// Where we really listen, port 0 resolved.
+struct Bound {
+    dns: Vec<SocketAddr>,
+    http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
+    admin: Vec<SocketAddr>,
+}
+
+impl Bound {
+    fn of(listeners: &Listeners) -> io::Result<Self> {
+        let all = |sockets: &[std::net::TcpListener]| {
+            sockets
+                .iter()
+                .map(std::net::TcpListener::local_addr)
+                .collect::<io::Result<Vec<_>>>()
+        };
+        Ok(Self {
+            dns: all(&listeners.dns.tcp)?,
+            http: all(&listeners.web.http)?,
+            https: all(&listeners.web.https)?,
+            admin: all(&listeners.admin)?,
+        })
+    }
+}
+
+/// What listens where, and which sites there are.
+fn greeting(bound: &Bound, config: &Config, published: &Published, took: Duration) -> String {
+    let registry = published.load();
+    let urls = Urls::new(&bound.http, &bound.https, config.https.port);
+    let list = |addresses: &[SocketAddr]| {
+        addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("  ")
+    };
+    let (sites, zones) = (registry.site_count(), registry.zones.len());
+    let mut text = format!(
+        "Nuage {} serves {} in {} at {} (ready in {took:.0?})\n\n",
+        env!("CARGO_PKG_VERSION"),
+        count(sites, "site"),
+        count(zones, "zone"),
+        registry.addresses,
+    );
+    let mut rows = vec![
+        vec!["DNS".to_owned(), list(&bound.dns)],
+        vec!["HTTP".to_owned(), list(&bound.http)],
+        vec!["HTTPS".to_owned(), list(&bound.https)],
+    ];
+    if let Some(admin) = bound.admin.first() {
+        rows.push(vec!["admin".to_owned(), format!("http://{admin}/metrics")]);
+    }
+    text.push_str(&output::table("  ", &rows));
+    let all = || {
+        registry
+            .zones
+            .iter()
+            .flat_map(|(zone, _)| zone.sites.iter().map(move |site| (zone, site)))
+    };
+    let rows: Vec<Vec<String>> = all()
+        .take(SITES_SHOWN)
+        .map(|(zone, site)| {
+            vec![
+                site.name.to_string(),
+                site.backend.kind().to_owned(),
+                urls.preferred(zone, site),
+            ]
+        })
+        .collect();
+    text.push('\n');
+    text.push_str(&output::table("  ", &rows));
+    if sites > SITES_SHOWN {
+        // Writing to a String can't fail.
+        writeln!(
+            text,
+            "  and {} more: see `nuage site list`",
+            sites - SITES_SHOWN
+        )
+        .unwrap_or_default();
+    }
+    text
+}
