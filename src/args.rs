@@ -63,7 +63,7 @@ pub(crate) enum Command {
     Check,
     /// Name, change, list and remove sites.
     #[command(subcommand)]
-    Site(SiteCommand),
+    Site(Box<SiteCommand>),
     /// List, show and export DNS zones.
     #[command(subcommand)]
     Zone(ZoneCommand),

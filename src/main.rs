@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let done = match args.command {
         Command::Serve => supervise::serve(&args.config),
         Command::Check => commands::check::check(&args.config, &output),
-        Command::Site(command) => commands::site::run(command, &args.config, &output),
+        Command::Site(command) => commands::site::run(*command, &args.config, &output),
         Command::Zone(command) => commands::zone::run(&command, &args.config, &output),
         Command::Ca => commands::ca::print(&args.config, &output),
         Command::Completions { shell } => commands::completions::print(shell, &output),

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io,
+    io::{self, IsTerminal},
     net::SocketAddr,
     path::Path,
     sync::Arc,
@@ -52,7 +52,7 @@ pub(crate) fn serve(config: &Path) -> anyhow::Result<Done> {
     }
     complain(&problems)?;
 
-    let settings = declared.config().clone();
+    let mut settings = declared.config().clone();
     let listeners = match Listeners::bind(&settings) {
         Ok(listeners) => listeners,
         Err(refused) => {
@@ -64,6 +64,12 @@ pub(crate) fn serve(config: &Path) -> anyhow::Result<Done> {
             return Ok(Done::WithProblems);
         }
     };
+    let addresses = Bound::of(&listeners)?;
+    // Redirects name the port that is really there, also when the kernel chose it.
+    settings.https.port = settings
+        .https
+        .port
+        .or(addresses.https.first().map(SocketAddr::port));
     let authority = LocalAuthority::open(&settings.state)?;
     declared.save_serials().with_context(|| {
         format!(
@@ -77,13 +83,16 @@ pub(crate) fn serve(config: &Path) -> anyhow::Result<Done> {
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    runtime.block_on(run(declared, &settings, listeners, authority, started))
+    runtime.block_on(run(
+        declared, &settings, listeners, addresses, authority, started,
+    ))
 }
 
 async fn run(
     declared: Declared,
     config: &Config,
     listeners: Listeners,
+    addresses: Bound,
     authority: LocalAuthority,
     started: Instant,
 ) -> anyhow::Result<Done> {
@@ -95,8 +104,6 @@ async fn run(
     let metrics = Registry::new();
     let reloads = register(&metrics, &published)?;
     reloads.note(&declared.problems());
-    let addresses = Bound::of(&listeners)?;
-
     let limits = dns::Limits {
         connections: config.dns.tcp_connections,
         connections_per_address: config.dns.tcp_connections_per_address,
@@ -156,6 +163,7 @@ fn log_to_stderr() -> anyhow::Result<()> {
     });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .try_init()
         .map_err(|error| anyhow!("can't start logging: {error}"))
@@ -174,7 +182,7 @@ impl Reloads {
         let set = |severity, number: usize| {
             self.problems
                 .with_label_values(&[severity])
-                .set(i64::try_from(number).unwrap_or(i64::MAX))
+                .set(i64::try_from(number).unwrap_or(i64::MAX));
         };
         set("error", errors);
         set("warning", problems.len() - errors);

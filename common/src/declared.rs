@@ -209,19 +209,28 @@ impl Declared {
                 Some((path, file.candidate.clone().or_else(|| file.good.clone())?))
             })
             .collect();
+        let changed = |path: &PathBuf, zone: &Arc<Zone>| {
+            let good = self.files.get(path).and_then(|file| file.good.as_ref());
+            good.is_none_or(|good| !Arc::ptr_eq(good, zone))
+        };
         loop {
-            let zones: Vec<Arc<Zone>> = chosen.values().cloned().collect();
+            // What is served comes first, so that a conflict is told at what changed.
+            let mut zones: Vec<(bool, Arc<Zone>)> = chosen
+                .iter()
+                .map(|(path, zone)| (changed(path, zone), Arc::clone(zone)))
+                .collect();
+            zones.sort_by_key(|(changed, _)| *changed);
+            let zones: Vec<Arc<Zone>> = zones.into_iter().map(|(_, zone)| zone).collect();
             let conflicts = registry::conflicts(&zones);
             if conflicts.is_empty() {
                 break;
             }
             for conflict in conflicts {
                 for (path, file) in &self.files {
-                    let takes_part = chosen
-                        .get(path)
-                        .is_some_and(|zone| conflict.origins.contains(&zone.origin));
-                    let changed = !matches!((chosen.get(path), &file.good), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
-                    if takes_part && changed {
+                    let steps_back = chosen.get(path).is_some_and(|zone| {
+                        conflict.origins.contains(&zone.origin) && changed(path, zone)
+                    });
+                    if steps_back {
                         match &file.good {
                             Some(good) => chosen.insert(path, Arc::clone(good)),
                             None => chosen.remove(path),

@@ -209,7 +209,7 @@ mod tests {
             Err(NameError::Address(_))
         ));
         assert!(matches!(HostName::parse("a..b"), Err(NameError::Empty(_))));
-        assert!(matches!(HostName::parse(&"a.".repeat(127)), Ok(_)));
+        assert!(HostName::parse(&"a.".repeat(127)).is_ok());
         assert!(matches!(
             HostName::parse(&"a.".repeat(128)),
             Err(NameError::TooLong(_))

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use async_trait::async_trait;
 use common::Published;
 use hickory_proto::{
-    op::{Edns, Header, HeaderCounts, Metadata, OpCode, ResponseCode},
+    op::{Edns, Header, HeaderCounts, LowerQuery, Metadata, OpCode, ResponseCode},
     rr::{DNSClass, Record, RecordType},
 };
 use hickory_server::{
@@ -106,7 +106,7 @@ impl RequestHandler for Authoritative {
         metadata.authoritative = answer.authoritative;
 
         let transport = Transport::of(request.src(), request.protocol());
-        let kind = question.map(|question| question.query_type());
+        let kind = question.map(LowerQuery::query_type);
         self.metrics
             .count(answer.zone.as_ref(), transport, kind, answer.code);
 

@@ -165,7 +165,7 @@ mod tests {
         let config = config::AccessLog {
             enabled: true,
             folder: folder.path().to_owned(),
-            rotate_bytes: 300,
+            rotate_bytes: 450,
             keep: 2,
         };
         let site = HostName::parse("a.w.example").unwrap();

@@ -390,7 +390,7 @@ async fn stream(session: &mut Session, mut file: File, pieces: Vec<Piece>) -> Re
             Piece::Octets(octets) => {
                 session
                     .write_response_body(Some(octets), index == last)
-                    .await?
+                    .await?;
             }
             Piece::Part(mut part) => {
                 while !part.is_empty() {

@@ -60,7 +60,7 @@ fn part(spec: &str, length: u64) -> Option<Range<u64>> {
     let end = if last.is_empty() {
         length
     } else {
-        number(last)?.checked_add(1).unwrap_or(u64::MAX)
+        number(last)?.saturating_add(1)
     };
     if end <= first && !last.is_empty() {
         return None;

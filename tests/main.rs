@@ -1,0 +1,13 @@
+//! Tests through the public face: the real binary, real sockets, real clients and servers from
+//! Debian's packages (`scripts/test` installs them).
+
+mod battery;
+mod cli;
+mod client;
+mod harness;
+mod http;
+mod limits;
+mod live;
+mod metrics;
+mod peers;
+mod tls;
