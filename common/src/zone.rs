@@ -1,32 +1,29 @@
 //! `zones/<origin>.toml`: one zone, its sites and its extra records.
 
+mod records;
+mod sites;
+
 use std::{
-    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use hickory_proto::rr::{
-    Name, RData, Record, RecordType,
+    Name, RData,
     rdata::{A, AAAA},
 };
-use url::Url;
 
 use crate::{
     authority::Authority,
     config::Config,
-    name::{HostName, NameError, SiteName},
-    problem::{Position, Problem},
-    record,
-    site::{Backend, HttpsPolicy, Site, Upstream},
+    name::HostName,
+    problem::Problem,
+    site::Site,
     table::{At, Reading, Table},
 };
 
 /// Positive TTL when the file names none, in seconds.
 const DEFAULT_TTL: u64 = 300;
-const SITE_KEYS: &[&str] = &[
-    "owner", "group", "aliases", "domains", "static", "upstream", "redirect", "https",
-];
 
 /// One zone as its file declares it, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,12 +115,12 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
     let ttl = u32::try_from(ttl).unwrap_or(u32::MAX);
     let certificate = certificate(&root, base, reading);
 
-    let mut taken = Taken::default();
-    let mut sites = sites(&root, base, config, &mut taken, reading);
+    let mut taken = sites::Taken::default();
+    let mut sites = sites::read(&root, base, config, &mut taken, reading);
     sites.sort_unstable_by(|a, b| a.name.cmp(&b.name));
 
     let (origin, nameservers, hostmaster) = (origin?, nameservers?, hostmaster?);
-    for (site, domain, at) in taken.domains(&sites) {
+    for (site, domain, at) in taken.domains() {
         if domain == &origin || domain.below(&origin).is_some() {
             reading.error(
                 at,
@@ -136,7 +133,7 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
     let servers: Vec<Name> = nameservers.iter().map(name_of).collect();
     let addresses = addresses(config);
     let mut authority = Authority::new(apex.clone(), ttl, &servers, hostmaster.clone(), addresses);
-    authority.set_labels(labels(&sites));
+    authority.set_labels(sites::labels(&sites));
     for (server, name) in nameservers.iter().zip(&servers) {
         let Some(label) = server.below(&origin) else {
             continue;
@@ -155,7 +152,7 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
             authority.add(record);
         }
     }
-    records(&root, &apex, ttl, &mut authority, &taken, reading);
+    records::read(&root, &apex, ttl, &mut authority, &taken, reading);
 
     Some(Zone {
         file: file.to_owned(),
@@ -268,226 +265,6 @@ fn certificate(
     Some(files)
 }
 
-/// Names in use within the zone, and where they were taken.
-#[derive(Default)]
-struct Taken<'d> {
-    labels: HashMap<String, Position>,
-    domains: BTreeMap<HostName, (At<&'d str>, Position)>,
-}
-
-impl Taken<'_> {
-    fn label(
-        &mut self,
-        name: &SiteName,
-        at: usize,
-        config: &Config,
-        reading: &mut Reading<'_>,
-    ) -> bool {
-        if let Some(reason) = config.reserved.reason(name) {
-            reading.error(at, reason);
-            return false;
-        }
-        if let Some(first) = self.labels.get(name.as_str()) {
-            reading.error(
-                at,
-                format!(
-                    "\"{name}\" is taken by line {}: a name belongs to one site",
-                    first.line
-                ),
-            );
-            return false;
-        }
-        self.labels
-            .insert(name.as_str().to_owned(), reading.position(at));
-        true
-    }
-
-    fn domains<'s>(
-        &'s self,
-        _sites: &[Arc<Site>],
-    ) -> impl Iterator<Item = (&'s str, &'s HostName, usize)> {
-        self.domains
-            .iter()
-            .map(|(domain, (site, _))| (site.value, domain, site.at))
-    }
-}
-
-fn sites<'d>(
-    root: &Table<'d>,
-    base: &Path,
-    config: &Config,
-    taken: &mut Taken<'d>,
-    reading: &mut Reading<'_>,
-) -> Vec<Arc<Site>> {
-    let mut sites = Vec::new();
-    let tables = root.named_tables("sites", SITE_KEYS, reading);
-    // Names come before aliases, so that a conflict is told at the alias.
-    let mut named = Vec::with_capacity(tables.len());
-    for (key, table) in tables {
-        match SiteName::parse(key.value) {
-            Ok(name) => {
-                if taken.label(&name, key.at, config, reading) {
-                    named.push((name, key, table));
-                }
-            }
-            Err(error) => reading.error(key.at, error.to_string()),
-        }
-    }
-    for (name, key, table) in named {
-        let position = reading.position(key.at);
-        let backend = backend(&table, key.at, base, reading);
-        let aliases = names(&table, "aliases", SiteName::parse, reading)
-            .into_iter()
-            .filter(|(alias, at)| taken.label(alias, *at, config, reading))
-            .map(|(alias, _)| alias)
-            .collect();
-        let mut domains = Vec::new();
-        for (domain, at) in names(&table, "domains", HostName::parse, reading) {
-            if let Some((_, first)) = taken.domains.get(&domain) {
-                reading.error(
-                    at,
-                    format!(
-                        "\"{domain}\" is taken by line {}: a name belongs to one site",
-                        first.line
-                    ),
-                );
-                continue;
-            }
-            taken.domains.insert(
-                domain.clone(),
-                (
-                    At {
-                        value: key.value,
-                        at,
-                    },
-                    reading.position(at),
-                ),
-            );
-            domains.push(domain);
-        }
-        let https = table
-            .string("https", reading)
-            .and_then(|written| match written.value {
-                "redirect" => Some(HttpsPolicy::Redirect),
-                "both" => Some(HttpsPolicy::Both),
-                other => {
-                    reading.error(
-                        written.at,
-                        format!("`https` must be \"redirect\" or \"both\", found \"{other}\""),
-                    );
-                    None
-                }
-            });
-        let text = |key: &str, reading: &mut Reading<'_>| {
-            let written = table.string(key, reading)?;
-            let fits = !written.value.is_empty()
-                && written.value.len() <= 255
-                && !written.value.chars().any(char::is_control);
-            if !fits {
-                reading.error(
-                    written.at,
-                    format!("`{key}` must have 1 to 255 octets and no control characters"),
-                );
-            }
-            fits.then(|| written.value.to_owned())
-        };
-        let owner = text("owner", reading);
-        let group = text("group", reading);
-        sites.push(Arc::new(Site {
-            name,
-            owner,
-            group,
-            aliases,
-            domains,
-            backend,
-            https,
-            position,
-        }));
-    }
-    sites
-}
-
-fn names<N>(
-    table: &Table<'_>,
-    key: &str,
-    parse: impl Fn(&str) -> Result<N, NameError>,
-    reading: &mut Reading<'_>,
-) -> Vec<(N, usize)> {
-    let mut names = Vec::new();
-    for At { value, at } in table.strings(key, reading) {
-        match parse(value) {
-            Ok(name) => names.push((name, at)),
-            Err(error) => reading.error(at, error.to_string()),
-        }
-    }
-    names
-}
-
-fn backend(table: &Table<'_>, site_at: usize, base: &Path, reading: &mut Reading<'_>) -> Backend {
-    let kinds: Vec<&str> = ["static", "upstream", "redirect"]
-        .into_iter()
-        .filter(|key| table.has(key))
-        .collect();
-    if kinds.len() > 1 {
-        reading.error(
-            site_at,
-            format!("a site has one backend: keep one of {}", kinds.join(", ")),
-        );
-    }
-    match kinds.first() {
-        Some(&"static") => table.string("static", reading).map(|written| {
-            let folder = base.join(written.value);
-            if !folder.is_dir() {
-                reading.warning(
-                    written.at,
-                    format!(
-                        "there is no folder {}: the site answers 404 until there is",
-                        folder.display()
-                    ),
-                );
-            }
-            Backend::Static(folder)
-        }),
-        Some(&"upstream") => table.string("upstream", reading).and_then(|written| {
-            Upstream::parse(written.value)
-                .map_err(|error| reading.error(written.at, error))
-                .ok()
-                .map(Backend::Upstream)
-        }),
-        Some(&"redirect") => {
-            table
-                .string("redirect", reading)
-                .and_then(|written| match Url::parse(written.value) {
-                    Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
-                        Some(Backend::Redirect(url))
-                    }
-                    _ => {
-                        reading.error(
-                            written.at,
-                            format!(
-                                "`redirect` must be an http or https URL, found \"{}\"",
-                                written.value
-                            ),
-                        );
-                        None
-                    }
-                })
-        }
-        _ => None,
-    }
-    .unwrap_or(Backend::Container)
-}
-
-fn labels(sites: &[Arc<Site>]) -> HashMap<SiteName, u32> {
-    let mut labels = HashMap::with_capacity(sites.len());
-    for (index, site) in (0..).zip(sites) {
-        for name in std::iter::once(&site.name).chain(&site.aliases) {
-            labels.insert(name.clone(), index);
-        }
-    }
-    labels
-}
-
 fn addresses(config: &Config) -> Vec<RData> {
     let ipv4 = config.addresses.ipv4.map(|address| RData::A(A(address)));
     let ipv6 = config
@@ -495,100 +272,6 @@ fn addresses(config: &Config) -> Vec<RData> {
         .ipv6
         .map(|address| RData::AAAA(AAAA(address)));
     ipv4.into_iter().chain(ipv6).collect()
-}
-
-/// The extra records, each checked against what stands at its name already.
-fn records(
-    root: &Table<'_>,
-    apex: &Name,
-    ttl: u32,
-    authority: &mut Authority,
-    taken: &Taken<'_>,
-    reading: &mut Reading<'_>,
-) {
-    for table in root.array_of_tables("records", &["name", "type", "data", "ttl"], reading) {
-        let name = table.string("name", reading);
-        let kind = table.string("type", reading);
-        let data = table.string("data", reading);
-        let (Some(name), Some(kind), Some(data)) = (name, kind, data) else {
-            if ["name", "type", "data"].iter().any(|key| !table.has(key)) {
-                reading.error(table.at, "a record needs name, type and data, such as name = \"@\", type = \"MX\", data = \"10 mx.school.example.\"");
-            }
-            continue;
-        };
-        let own_ttl = table
-            .integer("ttl", 1..=604_800, reading)
-            .and_then(|own| u32::try_from(own).ok());
-        let owner =
-            record::parse_owner(name.value, apex).map_err(|error| reading.error(name.at, error));
-        let rdata = record::parse_data(kind.value, data.value, apex)
-            .map_err(|error| reading.error(data.at, error));
-        let (Ok(owner), Ok(rdata)) = (owner, rdata) else {
-            continue;
-        };
-        if let Some(conflict) = conflict(
-            &owner,
-            &rdata,
-            own_ttl.unwrap_or(ttl),
-            apex,
-            authority,
-            taken,
-        ) {
-            reading.error(name.at, conflict);
-            continue;
-        }
-        authority.add(Record::from_rdata(owner, own_ttl.unwrap_or(ttl), rdata));
-    }
-}
-
-/// Why a record can't join what its name already holds.
-fn conflict(
-    owner: &Name,
-    data: &RData,
-    ttl: u32,
-    apex: &Name,
-    authority: &Authority,
-    taken: &Taken<'_>,
-) -> Option<String> {
-    let kind = data.record_type();
-    if owner.num_labels() == apex.num_labels() + 1 {
-        let label = owner
-            .iter()
-            .next()
-            .map(|label| String::from_utf8_lossy(label).into_owned())
-            .unwrap_or_default();
-        if let Some(site) = taken.labels.get(&label) {
-            return Some(format!(
-                "\"{label}\" is the site of line {}: a name is a site or a record",
-                site.line
-            ));
-        }
-    }
-    if owner == apex && matches!(kind, RecordType::NS | RecordType::CNAME | RecordType::DS) {
-        return Some(match kind {
-            RecordType::NS => "the zone's own NS records come from `nameservers`".to_owned(),
-            _ => format!("the zone itself can't have a {kind} record"),
-        });
-    }
-    let node = authority.node(&owner.into())?;
-    // A CNAME stands alone (RFC 1034 §3.6.2, RFC 2181 §10.1).
-    if !node.records.is_empty() && (kind == RecordType::CNAME || node.has(RecordType::CNAME)) {
-        return Some(format!(
-            "a CNAME must be the only record of its name, and {owner} has others"
-        ));
-    }
-    if node.records.iter().any(|other| other.data == *data) {
-        return Some(format!("{owner} {kind} {data} is there already"));
-    }
-    // The records of a set share one TTL (RFC 2181 §5.2).
-    node.of_type(kind)
-        .find(|other| other.ttl != ttl)
-        .map(|other| {
-            format!(
-                "the {kind} records of {owner} must share one TTL: another has {}",
-                other.ttl
-            )
-        })
 }
 
 /// A host name as a DNS name; host names always are one.
@@ -599,6 +282,7 @@ pub fn name_of(host: &HostName) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::site::Backend;
 
     fn config() -> Config {
         Config::parse(

@@ -155,3 +155,58 @@ fn refusal(code: ResponseCode) -> Answer {
         zone: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::{Registry, config::Addresses};
+    use hickory_proto::{
+        op::{Message, MessageType, Query},
+        rr::Name,
+    };
+    use proptest::prelude::*;
+
+    fn respond(message: &[u8], protocol: Protocol) -> Option<Vec<u8>> {
+        let addresses = Addresses {
+            ipv4: Some([192, 0, 2, 1].into()),
+            ipv6: None,
+        };
+        let published = Published::new(Arc::new(Registry::empty(addresses)));
+        let metrics = Metrics::register(&published, &prometheus::Registry::new()).unwrap();
+        let handler = Authoritative::new(published, metrics);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(handler.respond(message, ([127, 0, 0, 1], 5_353).into(), protocol))
+    }
+
+    fn sound(message: &[u8], answer: Option<Vec<u8>>) -> bool {
+        answer.is_none_or(|answer| {
+            answer.len() >= 12 && answer[..2] == message[..2] && answer[2] & 0x80 != 0
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_get_a_response_or_silence(octets in prop::collection::vec(any::<u8>(), 0..120)) {
+            for protocol in [Protocol::Udp, Protocol::Tcp] {
+                prop_assert!(sound(&octets, respond(&octets, protocol)));
+            }
+        }
+
+        #[test]
+        fn a_question_with_octets_changed_gets_a_response_or_silence(changes in prop::collection::vec((0_usize..60, any::<u8>()), 0..4), cut in 0_usize..60) {
+            let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+            message.add_query(Query::query(Name::from_ascii("a.web.example.").unwrap(), RecordType::A));
+            message.set_edns(Edns::new());
+            let mut octets = message.to_vec().unwrap();
+            for (at, octet) in changes {
+                if let Some(place) = octets.get_mut(at) {
+                    *place = octet;
+                }
+            }
+            octets.truncate(octets.len().max(cut) - cut.min(octets.len()).min(20));
+            prop_assert!(sound(&octets, respond(&octets, Protocol::Udp)));
+        }
+    }
+}

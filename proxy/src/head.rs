@@ -178,4 +178,18 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_octets_are_judged(octets in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            if let Some(end) = end(&octets, 0) {
+                proptest::prop_assert!(octets[..end].ends_with(b"\n"));
+            }
+            // Whatever passes names one host and ends its lines as HTTP does.
+            if judge(&octets).is_ok() {
+                let text = octets.to_ascii_lowercase();
+                proptest::prop_assert!(memchr::memmem::find(&text, b"\nhost:").is_some());
+            }
+        }
+    }
 }

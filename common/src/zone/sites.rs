@@ -1,0 +1,243 @@
+//! The `[sites]` of a zone file.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
+
+use url::Url;
+
+use crate::{
+    config::Config,
+    name::{HostName, NameError, SiteName},
+    problem::Position,
+    site::{Backend, HttpsPolicy, Site, Upstream},
+    table::{At, Reading, Table},
+};
+
+const KEYS: &[&str] = &[
+    "owner", "group", "aliases", "domains", "static", "upstream", "redirect", "https",
+];
+
+/// Names in use within the zone, and where they were taken.
+#[derive(Default)]
+pub(super) struct Taken<'d> {
+    /// Labels of sites and aliases.
+    pub(super) labels: HashMap<String, Position>,
+    /// Foreign domains, each with its site.
+    domains: BTreeMap<HostName, (At<&'d str>, Position)>,
+}
+
+impl Taken<'_> {
+    fn label(
+        &mut self,
+        name: &SiteName,
+        at: usize,
+        config: &Config,
+        reading: &mut Reading<'_>,
+    ) -> bool {
+        if let Some(reason) = config.reserved.reason(name) {
+            reading.error(at, reason);
+            return false;
+        }
+        if let Some(first) = self.labels.get(name.as_str()) {
+            reading.error(
+                at,
+                format!(
+                    "\"{name}\" is taken by line {}: a name belongs to one site",
+                    first.line
+                ),
+            );
+            return false;
+        }
+        self.labels
+            .insert(name.as_str().to_owned(), reading.position(at));
+        true
+    }
+
+    /// Foreign domains: the site, the domain, and where it is written.
+    pub(super) fn domains(&self) -> impl Iterator<Item = (&str, &HostName, usize)> {
+        self.domains
+            .iter()
+            .map(|(domain, (site, _))| (site.value, domain, site.at))
+    }
+}
+
+/// The sites, each checked against the names taken before it.
+pub(super) fn read<'d>(
+    root: &Table<'d>,
+    base: &Path,
+    config: &Config,
+    taken: &mut Taken<'d>,
+    reading: &mut Reading<'_>,
+) -> Vec<Arc<Site>> {
+    let mut sites = Vec::new();
+    let tables = root.named_tables("sites", KEYS, reading);
+    // Names come before aliases, so that a conflict is told at the alias.
+    let mut named = Vec::with_capacity(tables.len());
+    for (key, table) in tables {
+        match SiteName::parse(key.value) {
+            Ok(name) => {
+                if taken.label(&name, key.at, config, reading) {
+                    named.push((name, key, table));
+                }
+            }
+            Err(error) => reading.error(key.at, error.to_string()),
+        }
+    }
+    for (name, key, table) in named {
+        let position = reading.position(key.at);
+        let backend = backend(&table, key.at, base, reading);
+        let aliases = names(&table, "aliases", SiteName::parse, reading)
+            .into_iter()
+            .filter(|(alias, at)| taken.label(alias, *at, config, reading))
+            .map(|(alias, _)| alias)
+            .collect();
+        let mut domains = Vec::new();
+        for (domain, at) in names(&table, "domains", HostName::parse, reading) {
+            if let Some((_, first)) = taken.domains.get(&domain) {
+                reading.error(
+                    at,
+                    format!(
+                        "\"{domain}\" is taken by line {}: a name belongs to one site",
+                        first.line
+                    ),
+                );
+                continue;
+            }
+            taken.domains.insert(
+                domain.clone(),
+                (
+                    At {
+                        value: key.value,
+                        at,
+                    },
+                    reading.position(at),
+                ),
+            );
+            domains.push(domain);
+        }
+        let https = table
+            .string("https", reading)
+            .and_then(|written| match written.value {
+                "redirect" => Some(HttpsPolicy::Redirect),
+                "both" => Some(HttpsPolicy::Both),
+                other => {
+                    reading.error(
+                        written.at,
+                        format!("`https` must be \"redirect\" or \"both\", found \"{other}\""),
+                    );
+                    None
+                }
+            });
+        let text = |key: &str, reading: &mut Reading<'_>| {
+            let written = table.string(key, reading)?;
+            let fits = !written.value.is_empty()
+                && written.value.len() <= 255
+                && !written.value.chars().any(char::is_control);
+            if !fits {
+                reading.error(
+                    written.at,
+                    format!("`{key}` must have 1 to 255 octets and no control characters"),
+                );
+            }
+            fits.then(|| written.value.to_owned())
+        };
+        let owner = text("owner", reading);
+        let group = text("group", reading);
+        sites.push(Arc::new(Site {
+            name,
+            owner,
+            group,
+            aliases,
+            domains,
+            backend,
+            https,
+            position,
+        }));
+    }
+    sites
+}
+
+fn names<N>(
+    table: &Table<'_>,
+    key: &str,
+    parse: impl Fn(&str) -> Result<N, NameError>,
+    reading: &mut Reading<'_>,
+) -> Vec<(N, usize)> {
+    let mut names = Vec::new();
+    for At { value, at } in table.strings(key, reading) {
+        match parse(value) {
+            Ok(name) => names.push((name, at)),
+            Err(error) => reading.error(at, error.to_string()),
+        }
+    }
+    names
+}
+
+fn backend(table: &Table<'_>, site_at: usize, base: &Path, reading: &mut Reading<'_>) -> Backend {
+    let kinds: Vec<&str> = ["static", "upstream", "redirect"]
+        .into_iter()
+        .filter(|key| table.has(key))
+        .collect();
+    if kinds.len() > 1 {
+        reading.error(
+            site_at,
+            format!("a site has one backend: keep one of {}", kinds.join(", ")),
+        );
+    }
+    match kinds.first() {
+        Some(&"static") => table.string("static", reading).map(|written| {
+            let folder = base.join(written.value);
+            if !folder.is_dir() {
+                reading.warning(
+                    written.at,
+                    format!(
+                        "there is no folder {}: the site answers 404 until there is",
+                        folder.display()
+                    ),
+                );
+            }
+            Backend::Static(folder)
+        }),
+        Some(&"upstream") => table.string("upstream", reading).and_then(|written| {
+            Upstream::parse(written.value)
+                .map_err(|error| reading.error(written.at, error))
+                .ok()
+                .map(Backend::Upstream)
+        }),
+        Some(&"redirect") => {
+            table
+                .string("redirect", reading)
+                .and_then(|written| match Url::parse(written.value) {
+                    Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+                        Some(Backend::Redirect(url))
+                    }
+                    _ => {
+                        reading.error(
+                            written.at,
+                            format!(
+                                "`redirect` must be an http or https URL, found \"{}\"",
+                                written.value
+                            ),
+                        );
+                        None
+                    }
+                })
+        }
+        _ => None,
+    }
+    .unwrap_or(Backend::Container)
+}
+
+/// Labels of sites and aliases, each with its site's index.
+pub(super) fn labels(sites: &[Arc<Site>]) -> HashMap<SiteName, u32> {
+    let mut labels = HashMap::with_capacity(sites.len());
+    for (index, site) in (0..).zip(sites) {
+        for name in std::iter::once(&site.name).chain(&site.aliases) {
+            labels.insert(name.clone(), index);
+        }
+    }
+    labels
+}
