@@ -70,17 +70,17 @@ fn run(sites: usize, bound: Duration, start_bound: Duration) -> bool {
     );
     let last = format!("site-{:06}", sites - 1);
     let mut times = Vec::with_capacity(EDITS);
-    thread::scope(|scope| {
-        let load = |ask: fn(&str) -> bool, count: &AtomicU64| {
-            while !ended.load(Relaxed) {
-                count.fetch_add(1, Relaxed);
-                if !ask(&last) {
-                    lost.fetch_add(1, Relaxed);
-                }
-                // Load, not a flood: the editor and the server share two cores with it.
-                thread::sleep(Duration::from_millis(1));
+    let load = |ask: fn(&str) -> bool, count: &AtomicU64| {
+        while !ended.load(Relaxed) {
+            count.fetch_add(1, Relaxed);
+            if !ask(&last) {
+                lost.fetch_add(1, Relaxed);
             }
-        };
+            // Load, not a flood: the editor and the server share two cores with it.
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    thread::scope(|scope| {
         scope.spawn(|| load(resolves, &queries));
         scope.spawn(|| load(answers, &requests));
         for edit in 0..EDITS {

@@ -1,5 +1,6 @@
 """What the comparisons share: servers as child processes, their CPU time and memory, and the table."""
 
+import atexit
 import os
 import pathlib
 import signal
@@ -30,6 +31,7 @@ class Server:
         self.log = open(pathlib.Path(folder) / f"{name}.log", "wb")
         command = ["taskset", "-c", SERVER_CPU, *command]
         self.process = subprocess.Popen(command, cwd=folder, stdout=self.log, stderr=self.log)
+        atexit.register(self.stop)
         deadline = time.monotonic() + 60
         while not ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -53,6 +55,8 @@ class Server:
         return total / 1024
 
     def stop(self):
+        if self.process.poll() is not None:
+            return
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(10)

@@ -110,6 +110,8 @@ enum Found {
 
 struct Opened {
     file: File,
+    /// All of a small file, read in the same breath.
+    content: Option<Bytes>,
     length: u64,
     modified: SystemTime,
     /// Strong, in quotes (RFC 9110 §8.8.3).
@@ -139,20 +141,19 @@ fn open(root: &Path, wanted: &Requested, accepted: &str) -> io::Result<Found> {
         return Err(io::ErrorKind::NotFound.into());
     }
     let media_type = media_type(&path);
-    let varies = CODINGS
+    let siblings: Vec<(PathBuf, &str)> = CODINGS
         .iter()
-        .any(|(suffix, _)| sibling(&root, &path, suffix).is_some());
-    for (suffix, coding) in CODINGS
-        .iter()
+        .filter_map(|(suffix, coding)| Some((sibling(&root, &path, suffix)?, *coding)))
+        .collect();
+    let varies = !siblings.is_empty();
+    for (sibling, coding) in siblings
+        .into_iter()
         .filter(|(_, coding)| accepts(accepted, coding))
     {
-        let Some(sibling) = sibling(&root, &path, suffix) else {
-            continue;
-        };
         let squeezed = open_below(&root, &sibling)?;
         let squeezed_meta = squeezed.metadata()?;
         // One that is older than the file is of an earlier content.
-        if squeezed_meta.is_file() && squeezed_meta.modified()? >= meta.modified()? {
+        if squeezed_meta.modified()? >= meta.modified()? {
             return opened(
                 squeezed.into_std(),
                 &squeezed_meta,
@@ -188,8 +189,12 @@ fn opened(
     varies: bool,
 ) -> io::Result<Opened> {
     let (seconds, nanoseconds) = (meta.mtime(), meta.mtime_nsec());
+    let mut file = file;
+    let small = meta.len() <= CHUNK_OCTETS as u64;
+    let content = small.then(|| read(&mut file, 0..meta.len())).transpose()?;
     Ok(Opened {
         file,
+        content,
         length: meta.len(),
         modified: meta.modified()?.into_std(),
         tag: format!(
@@ -291,14 +296,11 @@ enum Piece {
 
 impl Plan {
     fn whole(file: &Opened) -> Result<Self> {
-        let part = 0..file.length;
-        Self::new(
-            200,
-            file,
-            file.media_type.clone(),
-            file.length,
-            vec![Piece::Part(part)],
-        )
+        let piece = file
+            .content
+            .clone()
+            .map_or(Piece::Part(0..file.length), Piece::Octets);
+        Self::new(200, file, file.media_type.clone(), file.length, vec![piece])
     }
 
     fn parts(file: &Opened, parts: &[Range<u64>]) -> Result<Self> {

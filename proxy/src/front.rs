@@ -57,6 +57,8 @@ use crate::{
 
 /// What one read takes at most.
 const READ_OCTETS: usize = 16 * 1024;
+/// Threads of each worker that may wait for a disk.
+const FILE_THREADS: usize = 8;
 /// Accept errors such as "too many open files" repeat at once; this keeps them from spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Streams at once on one HTTP/2 connection (RFC 9113 §6.5.2 recommends no less than 100).
@@ -115,6 +117,7 @@ impl Workers {
                 .collect::<io::Result<Vec<_>>>()?;
             let runtime = runtime::Builder::new_current_thread()
                 .enable_all()
+                .max_blocking_threads(FILE_THREADS)
                 .build()?;
             let front = Arc::clone(front);
             let work = move || runtime.block_on(serve(front, listeners));
