@@ -1,6 +1,8 @@
 //! The pure parts by themselves, at 1,000 and 100,000 sites: a DNS lookup, a route, and the way from
 //! a file's text to a registry.
 
+#![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
+
 use std::{fmt::Write, fs, hint::black_box, path::Path};
 
 use common::{Config, Declared, zone};

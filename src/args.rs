@@ -54,7 +54,7 @@ pub(crate) enum Command {
     /// Answer DNS and HTTP until told to stop.
     ///
     /// Zone files are followed as they change. SIGHUP reads nuage.toml again; SIGTERM lets requests
-    /// under way finish, for at most [limits] drain_seconds.
+    /// under way finish, for at most drain_seconds of the limits.
     Serve,
     /// Say everything that is wrong in nuage.toml and the zone files.
     ///

@@ -135,10 +135,8 @@ fn an_edit_under_a_running_server_is_live() {
         for number in 0..8 {
             let folder = &nuage.folder;
             scope.spawn(move || {
-                assert_eq!(
-                    folder.run(&["site", "add", &format!("many-{number}")]).code,
-                    0
-                )
+                let added = folder.run(&["site", "add", &format!("many-{number}")]);
+                assert_eq!(added.code, 0, "{added:?}");
             });
         }
     });

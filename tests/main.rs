@@ -1,6 +1,12 @@
 //! Tests through the public face: the real binary, real sockets, real clients and servers from
 //! Debian's packages (`scripts/test` installs them).
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod battery;
 mod cli;
 mod client;

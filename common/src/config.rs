@@ -11,6 +11,7 @@ use hickory_proto::rr::Name;
 
 use crate::{
     name::{HostName, Reserved, SiteName},
+    paths,
     problem::Problem,
     reverse,
     table::{At, Reading, Table},
@@ -204,7 +205,7 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
     let folder =
         |table: &Option<Table<'_>>, key: &str, default: &str, reading: &mut Reading<'_>| {
             let written = table.as_ref().and_then(|t| t.string(key, reading));
-            base.join(written.map_or(default, |w| w.value))
+            paths::join(base, written.map_or(default, |w| w.value))
         };
     let zones = folder(&paths, "zones", "zones", reading);
     let state = folder(&paths, "state", "/var/lib/nuage", reading);
@@ -252,7 +253,7 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
     let log_folder = log
         .as_ref()
         .and_then(|t| t.string("folder", reading))
-        .map(|w| base.join(w.value));
+        .map(|w| paths::join(base, w.value));
     let log_enabled = log.as_ref().and_then(|t| t.boolean("enabled", reading));
     let numbers = Numbers(log);
     let access_log = AccessLog {

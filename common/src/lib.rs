@@ -20,6 +20,7 @@ pub mod edit;
 pub mod gate;
 pub mod metrics;
 pub mod name;
+mod paths;
 pub mod problem;
 pub mod publish;
 pub mod record;

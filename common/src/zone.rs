@@ -17,6 +17,7 @@ use crate::{
     authority::Authority,
     config::Config,
     name::HostName,
+    paths,
     problem::Problem,
     site::Site,
     table::{At, Reading, Table},
@@ -254,8 +255,8 @@ fn certificate(
         reading.error(table.at, "[certificate] needs chain and key, two PEM files");
     }
     let files = CertificateFiles {
-        chain: base.join(chain?.value),
-        key: base.join(key?.value),
+        chain: paths::join(base, chain?.value),
+        key: paths::join(base, key?.value),
     };
     for file in [&files.chain, &files.key] {
         if let Err(error) = std::fs::File::open(file) {

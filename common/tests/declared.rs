@@ -1,6 +1,8 @@
 //! Files that change in any way: what is served is what a fresh start would serve, or the last good
 //! content.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeMap,
     fs,

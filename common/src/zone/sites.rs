@@ -11,6 +11,7 @@ use url::Url;
 use crate::{
     config::Config,
     name::{HostName, NameError, SiteName},
+    paths,
     problem::Position,
     site::{Backend, HttpsPolicy, Site, Upstream},
     table::{At, Reading, Table},
@@ -189,7 +190,7 @@ fn backend(table: &Table<'_>, site_at: usize, base: &Path, reading: &mut Reading
     }
     match kinds.first() {
         Some(&"static") => table.string("static", reading).map(|written| {
-            let folder = base.join(written.value);
+            let folder = paths::join(base, written.value);
             if !folder.is_dir() {
                 reading.warning(
                     written.at,
