@@ -19,6 +19,7 @@ use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, process_collector::ProcessCollector,
 };
 use proxy::authority::LocalAuthority;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -28,13 +29,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     admin::{self, Health},
-    commands::site::Urls,
+    commands::{self, site::Urls},
     listeners::Listeners,
     output::{self, Done, complain, count},
 };
 
 /// Sites named at the start; the rest is a number.
 const SITES_SHOWN: usize = 20;
+/// Listeners, logs, zone files and the like.
+const OTHER_FILES: usize = 512;
 /// DNS answers are moments; this is for those on their way out at the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(50);
 
@@ -46,13 +49,14 @@ pub(crate) fn serve(config: &Path) -> anyhow::Result<Done> {
         Ok(declared) => declared,
         Err(problems) => return refuse(&problems),
     };
-    let problems = declared.problems();
+    let problems = commands::problems(&declared);
     if problems.iter().any(Problem::is_error) {
         return refuse(&problems);
     }
     complain(&problems)?;
 
     let mut settings = declared.config().clone();
+    raise_open_files(&settings);
     let listeners = match Listeners::bind(&settings) {
         Ok(listeners) => listeners,
         Err(refused) => {
@@ -155,6 +159,25 @@ fn refuse(problems: &[Problem]) -> anyhow::Result<Done> {
         "not started: {} in the files above",
         count(errors, "error")
     ))
+}
+
+/// Takes as many open files as the system grants, and says when they are too few for the limits.
+fn raise_open_files(config: &Config) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "can't raise the limit of open files");
+    }
+    // A client's connection, and one to its site's server.
+    let wanted = config.limits.connections * 2 + config.dns.tcp_connections + OTHER_FILES;
+    let granted = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if granted < wanted as u64 {
+        tracing::warn!(
+            granted,
+            wanted,
+            "fewer open files than [limits] connections may take: raise LimitNOFILE or `ulimit -n`, or lower the limit"
+        );
+    }
 }
 
 fn log_to_stderr() -> anyhow::Result<()> {

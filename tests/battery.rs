@@ -304,6 +304,31 @@ fn aliases_wildcards_and_delegations() {
 }
 
 #[test]
+fn a_zone_inside_a_zone_answers_for_itself() {
+    let folder = Folder::new("");
+    folder.zone("[[records]]\nname = \"away\"\ntype = \"CNAME\"\ndata = \"www.in\"\n[[records]]\nname = \"a\"\ntype = \"CNAME\"\ndata = \"b\"\n[[records]]\nname = \"b\"\ntype = \"CNAME\"\ndata = \"a\"\n");
+    folder.write(
+        "zones/in.w.example.toml",
+        "origin = \"in.w.example\"\nnameservers = [\"ns1.in.w.example\"]\n[sites.www]\n",
+    );
+    let nuage = folder.serve();
+    each(&nuage, |server, over| {
+        assert_eq!(
+            lines(&ask(server, over, "www.in.w.example.", RecordType::A).answers),
+            ["www.in.w.example. A 192.0.2.10"]
+        );
+        // The alias is answered, and its target left to the resolver: another zone has it.
+        let away = ask(server, over, "away.w.example.", RecordType::A);
+        assert_eq!(
+            (away.metadata.response_code, away.answers.len()),
+            (ResponseCode::NoError, 1)
+        );
+        let looped = ask(server, over, "a.w.example.", RecordType::A);
+        assert_eq!(looped.answers.len(), 2, "each alias of a loop once");
+    });
+}
+
+#[test]
 fn questions_that_are_none() {
     let nuage = Nuage::start(ZONE);
     each(&nuage, |server, over| {

@@ -280,6 +280,14 @@ http { access_log off; client_body_temp_path @DIR@; proxy_temp_path @DIR@; fastc
 fn upstreams_over_tcp_and_unix_sockets() {
     let port = free_port();
     let folder = Folder::new("[limits]\nbody_bytes = 100000\nstall_seconds = 3\n");
+    // Reads and never answers, as nginx does not.
+    let reader = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let reads = reader.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in reader.incoming().flatten() {
+            std::io::copy(&mut stream, &mut std::io::sink()).unwrap_or_default();
+        }
+    });
     let socket = folder.path().join("up.sock");
     let config = NGINX
         .replace("@PORT@", &port.to_string())
@@ -291,7 +299,7 @@ fn upstreams_over_tcp_and_unix_sockets() {
         &["-p", "@DIR@", "-e", "stderr", "-c", "@DIR@/nginx.conf"],
     );
     folder.zone(&format!(
-        "[sites.tcp]\nupstream = \"http://127.0.0.1:{port}\"\n[sites.named]\nupstream = \"http://localhost:{port}\"\n[sites.unix]\nupstream = \"unix:{}\"\n",
+        "[sites.tcp]\nupstream = \"http://127.0.0.1:{port}\"\n[sites.named]\nupstream = \"http://localhost:{port}\"\n[sites.unix]\nupstream = \"unix:{}\"\n[sites.reader]\nupstream = \"http://{reads}\"\n",
         socket.display()
     ));
     let nuage = folder.serve();
@@ -318,6 +326,8 @@ fn upstreams_over_tcp_and_unix_sockets() {
             "X-Real-IP: 6.6.6.6",
             "-H",
             "X-Forwarded-Proto: gopher",
+            "-H",
+            "X_Forwarded_For: 6.6.6.6",
             "-H",
             "TE: trailers",
             "-H",
@@ -348,15 +358,8 @@ fn upstreams_over_tcp_and_unix_sockets() {
             .status,
         413
     );
-    assert_eq!(
-        nuage
-            .curl(
-                "http://tcp.w.example/page",
-                &["-H", "Transfer-Encoding: chunked", "--data-binary", &upload]
-            )
-            .status,
-        413
-    );
+    let chunked = ["-H", "Transfer-Encoding: chunked", "--data-binary", &upload];
+    assert_eq!(nuage.curl("http://reader.w.example/", &chunked).status, 413);
     assert_eq!(
         nuage
             .curl("http://tcp.w.example/echo", &["-d", "small"])

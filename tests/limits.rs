@@ -143,7 +143,7 @@ fn a_slow_or_large_head_ends() {
 
 #[test]
 fn ten_thousand_idle_connections_cost_little_and_end() {
-    let nuage = start("connections_per_address = 20000\nidle_seconds = 8\n");
+    let nuage = start("connections = 12000\nconnections_per_address = 12000\nidle_seconds = 8\n");
     assert_eq!(nuage.curl("http://a.w.example/", &[]).body, "hello");
     let before = nuage.resident_kib();
     // 5,000 that never spoke and 5,000 between two requests.
@@ -180,6 +180,78 @@ fn ten_thousand_idle_connections_cost_little_and_end() {
     until("all are forgotten", || {
         nuage.metrics().contains("nuage_http_connections 0\n")
     });
+}
+
+#[test]
+fn an_http2_client_that_says_nothing_and_a_dripping_body_end() {
+    let port = free_port();
+    let sink = "import http.server\nclass H(http.server.BaseHTTPRequestHandler):\n  def do_POST(self):\n    self.rfile.read(int(self.headers['Content-Length'])); self.send_response(200); self.end_headers()\n  def log_message(self, *a): pass\n\
+                http.server.ThreadingHTTPServer(('127.0.0.1', PORT), H).serve_forever()\n"
+        .replace("PORT", &port.to_string());
+    let _sink = Server::start(
+        &[("sink.py", &sink)],
+        port,
+        "/usr/bin/python3",
+        &["@DIR@/sink.py"],
+    );
+    let folder = Folder::new("[limits]\nheader_seconds = 1\nstall_seconds = 2\n");
+    folder.zone(&format!(
+        "[sites.a]\nupstream = \"http://127.0.0.1:{port}\"\n"
+    ));
+    let nuage = folder.serve();
+
+    let started = Instant::now();
+    let connect = nuage.https[0].to_string();
+    // The handshake is done, HTTP/2 is agreed on, and its preface never comes.
+    run(
+        "sh",
+        &[
+            "-c",
+            &format!(
+                "sleep 15 | openssl s_client -quiet -connect {connect} -servername a.w.example -alpn h2 2>&1; true"
+            ),
+        ],
+    );
+    until("the silent one is gone", || {
+        nuage.metrics().contains("nuage_http_connections 0\n")
+    });
+    assert!(
+        nuage
+            .metrics()
+            .contains("nuage_http_connections_refused_total{reason=\"slow\"} 1"),
+        "{:?}",
+        started.elapsed()
+    );
+
+    let mut stream = TcpStream::connect(nuage.http[0]).unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: a.w.example\r\nContent-Length: 1000000\r\n\r\n")
+        .unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    let started = Instant::now();
+    let mut answer = Vec::new();
+    while started.elapsed() < Duration::from_secs(15) {
+        let mut some = [0; 4096];
+        match stream.write_all(b"x").and_then(|()| stream.read(&mut some)) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&some[..length]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
+    let answer = String::from_utf8_lossy(&answer);
+    // Its upstream's patience and ours are the same: whichever ends first answers.
+    assert!(
+        answer.is_empty() || matches!(status(&answer), "408" | "504"),
+        "{answer}"
+    );
 }
 
 #[test]

@@ -228,12 +228,39 @@ fn sighup_reads_the_configuration_again() {
             .first()
             .is_some_and(|record| record.data.to_string() == "192.0.2.11")
     });
+    // What is not an address changes too.
+    nuage.folder.write(
+        "nuage.toml",
+        &config.replace("[dns]", "[reverse]\ncanonical = \"mail.example\"\n[dns]"),
+    );
+    nuage.signal("HUP");
+    until("the reverse zone changes", || {
+        let answer = ask(
+            nuage.dns[0],
+            Over::Tcp,
+            "10.2.0.192.in-addr.arpa.",
+            RecordType::PTR,
+        );
+        answer
+            .answers
+            .first()
+            .is_some_and(|record| record.data.to_string() == "mail.example.")
+    });
     nuage.folder.write("nuage.toml", "nonsense");
     nuage.signal("HUP");
     until("the problem is told", || {
         nuage.log().contains("nuage.toml:1:")
     });
     assert!(exists(&nuage, "alice"));
+    // It stays a problem until it is mended, also to the looks that follow.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(
+        nuage
+            .metrics()
+            .contains("nuage_config_problems{severity=\"error\"} 1\n"),
+        "{}",
+        nuage.metrics()
+    );
 }
 
 #[test]
@@ -255,6 +282,18 @@ fn a_bad_start_names_everything_and_starts_nothing() {
     assert!(
         !folder.path().join("state").exists(),
         "nothing half-started"
+    );
+
+    // A slip in nuage.toml hides none of the zones'.
+    let config = fs::read_to_string(folder.config()).unwrap();
+    folder.write("nuage.toml", &config.replace("[http]", "[htpp]"));
+    let ran = folder.run(&["check"]);
+    assert!(
+        ran.code == 1
+            && ran.err.contains("did you mean \"http\"?")
+            && ran.err.contains("second.toml:1:10:"),
+        "{}",
+        ran.err
     );
 
     let missing = Folder::new("");

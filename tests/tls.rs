@@ -151,7 +151,7 @@ fn a_zone_with_a_certificate_of_its_own_redirects_to_it() {
         ],
     );
     assert_eq!(made.code, 0, "{made:?}");
-    folder.zone("[certificate]\nchain = \"../chain.pem\"\nkey = \"../key.pem\"\n[sites.a]\nstatic = \"../www\"\n[sites.b]\nstatic = \"../www\"\nhttps = \"both\"\n");
+    folder.zone("[certificate]\nchain = \"../chain.pem\"\nkey = \"../key.pem\"\n[sites.a]\nstatic = \"../www\"\ndomains = [\"www.foreign.example\"]\n[sites.b]\nstatic = \"../www\"\nhttps = \"both\"\n");
     let nuage = folder.serve();
     let own = nuage.curl(
         "https://a.w.example/",
@@ -161,6 +161,38 @@ fn a_zone_with_a_certificate_of_its_own_redirects_to_it() {
     // Visitors trust this certificate: plain HTTP redirects, but where the site says otherwise.
     assert_eq!(nuage.curl("http://a.w.example/", &[]).status, 308);
     assert_eq!(nuage.curl("http://b.w.example/", &[]).status, 200);
+    // The certificate does not speak for a foreign domain.
+    assert_eq!(nuage.curl("http://www.foreign.example/", &[]).status, 200);
+    // A pair that is none is told before anything starts.
+    assert_eq!(nuage.folder.run(&["check"]).code, 0);
+    let other = run(
+        "openssl",
+        &[
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-out",
+            key.to_str().unwrap(),
+        ],
+    );
+    assert_eq!(other.code, 0);
+    let checked = nuage.folder.run(&["check"]);
+    assert!(
+        checked.code == 1 && checked.err.contains("[certificate]: "),
+        "{checked:?}"
+    );
+    assert_eq!(
+        nuage
+            .curl(
+                "https://a.w.example/",
+                &["--cacert", chain.to_str().unwrap()]
+            )
+            .status,
+        200,
+        "what runs goes on"
+    );
     let ends = run("date", &["-d", "+30 days", "+%s"])
         .out
         .trim()

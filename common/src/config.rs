@@ -44,6 +44,24 @@ pub struct Config {
     pub access_log: AccessLog,
 }
 
+/// A configuration that can't be used.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// Everything wrong with it.
+    pub problems: Vec<Problem>,
+    /// What could be made of it all the same, to find more problems with.
+    pub best_effort: Option<Box<Config>>,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for Broken {}
+
 /// The public addresses; at least one is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
@@ -149,7 +167,7 @@ impl Config {
     ///
     /// # Errors
     /// Every problem of the file, or that it can't be read.
-    pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
+    pub fn load(path: &Path) -> Result<Self, Broken> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             let how = match error.kind() {
                 std::io::ErrorKind::NotFound => {
@@ -157,7 +175,10 @@ impl Config {
                 }
                 _ => format!("can't read the configuration: {error}"),
             };
-            vec![Problem::whole_file(path, how)]
+            Broken {
+                problems: vec![Problem::whole_file(path, how)],
+                best_effort: None,
+            }
         })?;
         Self::parse(path, &text)
     }
@@ -166,13 +187,34 @@ impl Config {
     ///
     /// # Errors
     /// Every problem of the text.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, Vec<Problem>> {
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Broken> {
         let mut reading = Reading::of(path, text);
         let config = read(path, text, &mut reading);
         match config {
             Some(config) if !reading.failed() => Ok(config),
-            _ => Err(reading.problems),
+            config => Err(Broken {
+                problems: reading.problems,
+                best_effort: config.map(Box::new),
+            }),
         }
+    }
+
+    /// The sections in which a change from `old` takes effect only at the next start.
+    pub fn restart_needed(&self, old: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("[paths] state", self.state != old.state),
+            ("[dns]", self.dns != old.dns),
+            ("[http]", self.http != old.http),
+            ("[https]", self.https != old.https),
+            ("[admin]", self.admin != old.admin),
+            ("[limits]", self.limits != old.limits),
+            ("[access_log]", self.access_log != old.access_log),
+        ];
+        changed
+            .into_iter()
+            .filter(|(_, changed)| *changed)
+            .map(|(section, _)| section)
+            .collect()
     }
 
     /// The port visitors use for HTTPS.
@@ -264,7 +306,7 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
     };
 
     Some(Config {
-        addresses: addresses?,
+        addresses,
         zones,
         state,
         dns,
@@ -278,12 +320,18 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
     })
 }
 
-fn addresses(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Addresses> {
+fn addresses(root: &Table<'_>, reading: &mut Reading<'_>) -> Addresses {
     let Some(table) = root.table("address", &["ipv4", "ipv6"], reading) else {
         if !root.has("address") {
-            reading.error(0, "[address] is missing: give ipv4 = \"…\", ipv6 = \"…\" or both, the addresses of this server");
+            reading.error(
+                0,
+                "[address] is missing: give ipv4 = \"…\", ipv6 = \"…\" or both, the addresses of this server",
+            );
         }
-        return None;
+        return Addresses {
+            ipv4: None,
+            ipv6: None,
+        };
     };
     let ipv4 = parsed(
         &table,
@@ -300,7 +348,7 @@ fn addresses(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Addresses> {
     if !table.has("ipv4") && !table.has("ipv6") {
         reading.error(table.at, "[address] needs ipv4, ipv6 or both");
     }
-    Some(Addresses { ipv4, ipv6 })
+    Addresses { ipv4, ipv6 }
 }
 
 fn https(root: &Table<'_>, reading: &mut Reading<'_>) -> Https {
@@ -420,7 +468,7 @@ fn limits(root: &Table<'_>, reading: &mut Reading<'_>) -> Limits {
     ];
     let numbers = Numbers(root.table("limits", KEYS, reading));
     Limits {
-        connections: numbers.count("connections", 1..=1_000_000, 20_000, reading),
+        connections: numbers.count("connections", 1..=1_000_000, 8_000, reading),
         connections_per_address: numbers.count(
             "connections_per_address",
             1..=1_000_000,
@@ -536,7 +584,7 @@ mod tests {
     fn problems(text: &str) -> Vec<String> {
         match Config::parse(Path::new("nuage.toml"), text) {
             Ok(config) => panic!("no problem in {config:?}"),
-            Err(problems) => problems.iter().map(ToString::to_string).collect(),
+            Err(broken) => broken.problems.iter().map(ToString::to_string).collect(),
         }
     }
 

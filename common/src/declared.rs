@@ -43,8 +43,12 @@ pub struct Declared {
     files: BTreeMap<PathBuf, Declaration>,
     /// Problems of the folder and between zones.
     common: Vec<Problem>,
+    /// Problems of `nuage.toml` as it is now, while an older content of it is in force.
+    refused: Vec<Problem>,
     serials: Serials,
     registry: Arc<Registry>,
+    /// The configuration the registry was compiled with.
+    compiled: Option<Config>,
 }
 
 impl Declared {
@@ -53,17 +57,30 @@ impl Declared {
     /// # Errors
     /// The problems of `nuage.toml` itself, without which there is nothing to read.
     pub fn open(path: &Path) -> Result<Self, Vec<Problem>> {
-        let config = Config::load(path)?;
+        let config = Config::load(path).map_err(|broken| {
+            let mut problems = broken.problems;
+            // What can be said of the zone files is said at once, not after the next try.
+            if let Some(config) = broken.best_effort {
+                problems.extend(Self::of(path, *config).problems());
+            }
+            problems
+        })?;
+        Ok(Self::of(path, config))
+    }
+
+    fn of(path: &Path, config: Config) -> Self {
         let mut declared = Self {
             serials: Serials::load(&config.state),
             registry: Arc::new(Registry::empty(config.addresses)),
+            compiled: None,
             path: path.to_owned(),
             config,
             files: BTreeMap::new(),
             common: Vec::new(),
+            refused: Vec::new(),
         };
         declared.refresh();
-        Ok(declared)
+        declared
     }
 
     /// The configuration in force.
@@ -83,22 +100,32 @@ impl Declared {
             .values()
             .flat_map(|file| file.problems.clone())
             .collect();
-        problems.extend(self.common.iter().cloned());
+        problems.extend(self.common.iter().chain(&self.refused).cloned());
         problems.extend(registry::warnings(&self.registry, &self.path));
         problems.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
         problems
     }
 
-    /// Reads `nuage.toml` again, and every zone file with it.
-    ///
-    /// # Errors
-    /// The problems of the new text; the old configuration then stays in force.
-    pub fn reload(&mut self) -> Result<bool, Vec<Problem>> {
-        self.config = Config::load(&self.path)?;
-        for file in self.files.values_mut() {
-            file.stamp = None;
+    /// Reads `nuage.toml` again, and every zone file with it; whether there is a new registry. A broken
+    /// `nuage.toml` leaves the one in force as it is.
+    pub fn reload(&mut self) -> bool {
+        match Config::load(&self.path) {
+            Ok(config) => {
+                for section in config.restart_needed(&self.config) {
+                    tracing::warn!(
+                        section,
+                        "a change of this section takes effect at the next start"
+                    );
+                }
+                self.refused.clear();
+                self.config = config;
+                for file in self.files.values_mut() {
+                    file.stamp = None;
+                }
+            }
+            Err(broken) => self.refused = broken.problems,
         }
-        Ok(self.refresh())
+        self.refresh()
     }
 
     /// Reads what changed in the folder; whether there is a new registry.
@@ -111,7 +138,7 @@ impl Declared {
         let mut chosen = self.choose();
         chosen.sort_unstable_by(|a, b| a.origin.cmp(&b.origin));
         let served = self.registry.zones.iter().map(|(zone, _)| zone);
-        let same = self.registry.addresses == self.config.addresses
+        let same = self.compiled.as_ref() == Some(&self.config)
             && chosen.len() == self.registry.zones.len()
             && chosen
                 .iter()
@@ -126,6 +153,7 @@ impl Declared {
             &mut self.serials,
             SystemTime::now(),
         ));
+        self.compiled = Some(self.config.clone());
         true
     }
 
@@ -156,14 +184,16 @@ impl Declared {
         problems
     }
 
-    /// The file that declares a zone.
+    /// The file that declares a zone, or that is named after it while it is broken.
     pub fn file_of(&self, origin: &str) -> Option<&Path> {
-        self.files
-            .iter()
-            .find(|(_, file)| {
-                let zone = file.candidate.as_ref().or(file.good.as_ref());
-                zone.is_some_and(|zone| zone.origin.as_str() == origin)
-            })
+        let holds = |file: &Declaration| {
+            let zone = file.candidate.as_ref().or(file.good.as_ref());
+            zone.map(|zone| zone.origin.as_str() == origin)
+        };
+        let named = |path: &Path| path.file_stem().is_some_and(|stem| stem == origin);
+        let mut files = self.files.iter();
+        files
+            .find(|(path, file)| holds(file).unwrap_or_else(|| named(path)))
             .map(|(path, _)| path.as_path())
     }
 
@@ -174,11 +204,19 @@ impl Declared {
             .map(|(path, file)| (path.as_path(), file.candidate.as_ref()))
     }
 
-    fn read(&mut self, found: &[(PathBuf, Stamp)]) {
+    fn read(&mut self, found: &[(PathBuf, Result<Stamp, Problem>)]) {
         self.files
             .retain(|path, _| found.binary_search_by(|(other, _)| other.cmp(path)).is_ok());
         for (path, stamp) in found {
             let file = self.files.entry(path.clone()).or_default();
+            let stamp = match stamp {
+                Ok(stamp) => stamp,
+                Err(problem) => {
+                    (file.stamp, file.candidate, file.problems) =
+                        (None, None, vec![problem.clone()]);
+                    continue;
+                }
+            };
             if file.stamp == Some(*stamp) {
                 continue;
             }
@@ -253,8 +291,12 @@ impl Declared {
     }
 }
 
-/// The zone files of a folder in order, each with its stamp.
-fn zone_files(folder: &Path) -> Result<Vec<(PathBuf, Stamp)>, Problem> {
+/// The zone files of a folder in order, each with its stamp or what keeps it from being read.
+#[expect(
+    clippy::type_complexity,
+    reason = "a list of paths and results, used once"
+)]
+fn zone_files(folder: &Path) -> Result<Vec<(PathBuf, Result<Stamp, Problem>)>, Problem> {
     let refuse = |error: io::Error| {
         let cure = match error.kind() {
             io::ErrorKind::NotFound => {
@@ -274,23 +316,28 @@ fn zone_files(folder: &Path) -> Result<Vec<(PathBuf, Stamp)>, Problem> {
         if hidden || path.extension().is_none_or(|extension| extension != "toml") {
             continue;
         }
-        // A file that goes between the listing and here is a file that is not there.
-        if let Ok(meta) = fs::metadata(&path)
-            && meta.is_file()
-            && meta.len() <= FILE_BYTES
-        {
-            let stamp = (
+        let stamp = match fs::metadata(&path) {
+            Ok(meta) if meta.len() > FILE_BYTES => {
+                Err(format!("the file is larger than {} MiB", FILE_BYTES >> 20))
+            }
+            Ok(meta) if meta.is_file() => Ok((
                 meta.mtime(),
                 meta.mtime_nsec(),
                 meta.ctime(),
                 meta.ctime_nsec(),
                 meta.len(),
                 meta.ino(),
-            );
-            files.push((path, stamp));
-        }
+            )),
+            Ok(_) => continue,
+            // A file that goes between the listing and here is a file that is not there; a link whose
+            // target is gone is a problem.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => continue,
+            Err(error) => Err(unreadable(&error)),
+        };
+        let stamp = stamp.map_err(|message| Problem::whole_file(&path, message));
+        files.push((path, stamp));
     }
-    files.sort_unstable();
+    files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(files)
 }
 

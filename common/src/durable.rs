@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, chown},
     path::Path,
 };
 
@@ -17,11 +17,14 @@ pub enum Access {
 }
 
 /// Replaces `path` by `content`: temporary file in the same folder, fsync, rename, fsync of the
-/// folder. An existing file keeps its own mode.
+/// folder. An existing file keeps its owner, group and mode; a symbolic link stays one, and what it
+/// points at is replaced.
 ///
 /// # Errors
 /// The first step that fails; the old content is then still there.
 pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let path = &*real;
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -36,6 +39,8 @@ pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
 
     let written = write_new(&temporary, content, access).and_then(|()| {
         if let Ok(existing) = fs::metadata(path) {
+            // Only root may give a file away; others keep what they can.
+            chown(&temporary, Some(existing.uid()), Some(existing.gid())).unwrap_or_default();
             fs::set_permissions(&temporary, existing.permissions())?;
         }
         fs::rename(&temporary, path)
@@ -85,6 +90,20 @@ mod tests {
             "an existing file keeps its mode"
         );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_stays_a_link_and_an_owner_the_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        replace(&file, b"one", Access::Everybody).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        // Root alone can try this part.
+        let given = chown(&file, Some(65_534), Some(65_534)).is_ok();
+        replace(&link, b"two", Access::Everybody).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        assert!(!given || fs::metadata(&file).unwrap().uid() == 65_534);
     }
 
     #[test]

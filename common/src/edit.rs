@@ -45,7 +45,7 @@ pub struct SiteChange {
 pub fn add(text: &str, name: &SiteName, change: &SiteChange) -> Result<String, EditError> {
     let mut document = document(text)?;
     let sites = sites(&mut document)?;
-    if sites.contains_key(name.as_str()) {
+    if key_of(sites, name).is_some() {
         return Err(EditError::Exists(name.clone()));
     }
     // After the last site, before whatever follows.
@@ -67,8 +67,9 @@ pub fn add(text: &str, name: &SiteName, change: &SiteChange) -> Result<String, E
 /// There is no such site, or the text is not TOML.
 pub fn set(text: &str, name: &SiteName, change: &SiteChange) -> Result<String, EditError> {
     let mut document = document(text)?;
-    let site = sites(&mut document)?
-        .get_mut(name.as_str())
+    let sites = sites(&mut document)?;
+    let site = key_of(sites, name)
+        .and_then(|key| sites.get_mut(&key))
         .ok_or_else(|| EditError::Missing(name.clone()))?;
     match site {
         Item::Table(table) => apply(table, change),
@@ -88,10 +89,10 @@ pub fn set(text: &str, name: &SiteName, change: &SiteChange) -> Result<String, E
 /// There is no such site, or the text is not TOML.
 pub fn remove(text: &str, name: &SiteName) -> Result<String, EditError> {
     let mut document = document(text)?;
-    sites(&mut document)?
-        .remove(name.as_str())
-        .map(|_| document.to_string())
-        .ok_or_else(|| EditError::Missing(name.clone()))
+    let sites = sites(&mut document)?;
+    let key = key_of(sites, name).ok_or_else(|| EditError::Missing(name.clone()))?;
+    sites.remove(&key);
+    Ok(document.to_string())
 }
 
 fn document(text: &str) -> Result<DocumentMut, EditError> {
@@ -106,6 +107,13 @@ fn sites(document: &mut DocumentMut) -> Result<&mut Table, EditError> {
         Item::Table(table)
     });
     sites.as_table_mut().ok_or(EditError::NotATable)
+}
+
+/// The key as it is written: `Alice` and `école` are sites too.
+fn key_of(sites: &Table, name: &SiteName) -> Option<String> {
+    let mut keys = sites.iter().map(|(key, _)| key);
+    keys.find(|key| SiteName::parse(key).as_ref() == Ok(name))
+        .map(str::to_owned)
 }
 
 fn apply(table: &mut Table, change: &SiteChange) {
@@ -224,6 +232,20 @@ mod tests {
         assert_eq!(
             remove(&text, &name("alice")),
             Err(EditError::Missing(name("alice")))
+        );
+    }
+
+    #[test]
+    fn a_key_is_found_however_it_is_written() {
+        let text = "origin = \"w.example\"\n[sites.Alice]\n[sites.\"école\"]\n";
+        assert!(matches!(
+            add(text, &name("alice"), &SiteChange::default()),
+            Err(EditError::Exists(_))
+        ));
+        let text = remove(text, &name("alice")).unwrap();
+        assert_eq!(
+            remove(&text, &name("xn--cole-9oa")).unwrap(),
+            "origin = \"w.example\"\n"
         );
     }
 

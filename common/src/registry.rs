@@ -55,7 +55,8 @@ impl Route<'_> {
     /// What plain HTTP does: what the site says, or else to redirect where visitors trust the
     /// certificate, which they can't with the local authority's.
     pub fn https(&self) -> HttpsPolicy {
-        let trusted = self.zone.certificate.is_some();
+        // A zone's own certificate does not speak for foreign domains.
+        let trusted = self.zone.certificate.is_some() && !self.foreign;
         self.site.https.unwrap_or(if trusted {
             HttpsPolicy::Redirect
         } else {

@@ -68,26 +68,28 @@ pub async fn follow(
         let worker = Arc::clone(&declared);
         let read = tokio::task::spawn_blocking(move || {
             let mut declared = lock(&worker);
-            let (changed, mut problems) = if reload {
-                match declared.reload() {
-                    Ok(changed) => (changed, Vec::new()),
-                    Err(problems) => (false, problems),
-                }
+            let changed = if reload {
+                declared.reload()
             } else {
-                (declared.refresh(), Vec::new())
+                declared.refresh()
             };
             if changed && let Err(error) = declared.save_serials() {
                 tracing::error!(%error, "can't keep the zones' serials in the state folder; serving all the same");
             }
-            problems.extend(declared.problems());
-            (changed.then(|| Arc::clone(declared.registry())), problems)
+            let registry = changed.then(|| Arc::clone(declared.registry()));
+            (
+                registry,
+                declared.problems(),
+                declared.config().zones.clone(),
+            )
         });
-        let Ok((registry, problems)) = read.await else {
+        let Ok((registry, problems, folder)) = read.await else {
             tracing::error!(
                 "reading the zone files failed unexpectedly; what was served is still served"
             );
             continue;
         };
+        watching.move_to(folder);
         let new = registry.is_some();
         if let Some(registry) = registry {
             let old = published.publish(registry);
@@ -133,6 +135,14 @@ impl Watching {
         };
         watching.renew();
         watching
+    }
+
+    /// Watches another folder when the configuration names one.
+    fn move_to(&mut self, folder: PathBuf) {
+        if folder != self.folder {
+            (self.folder, self.watcher) = (folder, None);
+            self.renew();
+        }
     }
 
     fn renew(&mut self) {

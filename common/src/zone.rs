@@ -120,7 +120,10 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
     let mut sites = sites::read(&root, base, config, &mut taken, reading);
     sites.sort_unstable_by(|a, b| a.name.cmp(&b.name));
 
-    let (origin, nameservers, hostmaster) = (origin?, nameservers?, hostmaster?);
+    // Without these the file has failed; the rest is read for its own problems.
+    let origin = origin?;
+    let nameservers = nameservers.unwrap_or_default();
+    let hostmaster = hostmaster.unwrap_or_default();
     for (site, domain, at) in taken.domains() {
         if domain == &origin || domain.below(&origin).is_some() {
             reading.error(

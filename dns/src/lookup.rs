@@ -34,6 +34,7 @@ pub fn lookup(registry: &Registry, name: &Name, kind: RecordType) -> Answer {
     let lower = LowerName::new(name);
     match registry.authority(&lower) {
         Some((authority, serial)) => Lookup {
+            registry,
             authority,
             serial,
             kind,
@@ -69,6 +70,7 @@ impl Answer {
 }
 
 struct Lookup<'r> {
+    registry: &'r Registry,
     authority: &'r Authority,
     serial: u32,
     kind: RecordType,
@@ -85,10 +87,16 @@ impl<'r> Lookup<'r> {
             let Some(target) = self.answer_at(&name, &lower) else {
                 return self.answer;
             };
-            // A target outside the zone is the resolver's to follow.
             name = target;
             lower = LowerName::new(&name);
-            if !self.authority.apex.zone_of(&lower) {
+            let seen = |record: &Record| LowerName::new(&record.name) == lower;
+            // A target in another zone, be it one of ours, is the resolver's to follow; one that was
+            // visited is a loop.
+            let nearest = self
+                .registry
+                .authority(&lower)
+                .map(|(authority, _)| &authority.apex);
+            if nearest != Some(&self.authority.apex) || self.answer.answers.iter().any(seen) {
                 return self.answer;
             }
         }

@@ -7,6 +7,7 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    thread::JoinHandle,
 };
 
 use common::{HostName, config};
@@ -43,6 +44,7 @@ pub(crate) struct Line {
 #[derive(Debug)]
 pub(crate) struct AccessLog {
     queue: Option<SyncSender<Line>>,
+    writer: Option<JoinHandle<()>>,
     lost: IntCounter,
 }
 
@@ -60,16 +62,21 @@ impl AccessLog {
             .register(Box::new(lost.clone()))
             .map_err(io::Error::other)?;
         if !config.enabled {
-            return Ok(Self { queue: None, lost });
+            return Ok(Self {
+                queue: None,
+                writer: None,
+                lost,
+            });
         }
         fs::create_dir_all(&config.folder)?;
         let (queue, lines) = sync_channel(QUEUE);
         let config = config.clone();
-        std::thread::Builder::new()
+        let writer = std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || write(&config, &lines))?;
         Ok(Self {
             queue: Some(queue),
+            writer: Some(writer),
             lost,
         })
     }
@@ -85,6 +92,18 @@ impl AccessLog {
                 Ok(()) => {}
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.lost.inc(),
             }
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    /// Waits for the lines still queued.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the access log's writer had failed");
         }
     }
 }

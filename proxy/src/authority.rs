@@ -3,7 +3,10 @@
 
 use std::{io, path::Path, time::SystemTime};
 
-use common::durable::{self, Access};
+use common::{
+    durable::{self, Access},
+    zone::CertificateFiles,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
@@ -37,6 +40,8 @@ pub struct LocalAuthority {
 pub(crate) struct Leaf {
     pub(crate) key: std::sync::Arc<CertifiedKey>,
     pub(crate) not_after: SystemTime,
+    /// The files it comes from; none when it is the local authority's.
+    pub(crate) files: Option<CertificateFiles>,
 }
 
 /// What can go wrong with the authority.
@@ -85,7 +90,7 @@ impl LocalAuthority {
                 source,
             }
         };
-        if certificate.exists() || key.exists() {
+        if certificate.exists() {
             let pem = std::fs::read_to_string(&certificate).map_err(file("read", &certificate))?;
             let key_pem = std::fs::read_to_string(&key).map_err(file("read", &key))?;
             let unusable = |path: &Path| {
@@ -96,7 +101,14 @@ impl LocalAuthority {
             let issuer = Issuer::from_ca_cert_pem(&pem, pair).map_err(unusable(&certificate))?;
             return Ok(Self { issuer, pem });
         }
-        let pair = KeyPair::generate()?;
+        // A key without its certificate is left by a crash between the two: it serves as well.
+        let pair = match std::fs::read_to_string(&key) {
+            Ok(pem) => KeyPair::from_pem(&pem).map_err(|source| AuthorityError::Unusable {
+                path: key.display().to_string(),
+                source,
+            })?,
+            Err(_) => KeyPair::generate()?,
+        };
         let params = root(OffsetDateTime::now_utc());
         let pem = params.self_signed(&pair)?.pem();
         std::fs::create_dir_all(&folder).map_err(file("write", &folder))?;
@@ -137,6 +149,7 @@ impl LocalAuthority {
         Ok(Leaf {
             key: key.into(),
             not_after: (now + LEAF_LIFE).into(),
+            files: None,
         })
     }
 }
@@ -177,6 +190,20 @@ mod tests {
         let (_, certificate) = x509_parser::parse_x509_certificate(&leaf.key.cert[0]).unwrap();
         let (_, ca) = x509_parser::pem::parse_x509_pem(first.pem().as_bytes()).unwrap();
         assert_eq!(certificate.issuer(), ca.parse_x509().unwrap().subject());
+    }
+
+    #[test]
+    fn a_crash_between_key_and_certificate_is_mended() {
+        let state = tempfile::tempdir().unwrap();
+        LocalAuthority::open(state.path()).unwrap();
+        let key = std::fs::read(state.path().join("keys/ca.key")).unwrap();
+        std::fs::remove_file(state.path().join("keys/ca.pem")).unwrap();
+        LocalAuthority::open(state.path()).unwrap();
+        assert_eq!(
+            std::fs::read(state.path().join("keys/ca.key")).unwrap(),
+            key
+        );
+        LocalAuthority::open(state.path()).unwrap();
     }
 
     #[test]

@@ -32,6 +32,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use time::OffsetDateTime;
+use x509_parser::extensions::GeneralName;
 
 use crate::authority::{Leaf, LocalAuthority, RENEW_BEFORE};
 
@@ -96,8 +97,8 @@ impl Certificates {
         Ok(settings.build())
     }
 
-    /// Makes what is missing for the zones, replaces what ends soon, and forgets what has no site
-    /// any more. Cheap enough to call at each change and every hour.
+    /// Makes what is missing for the zones, replaces what ends soon, reads files again, and forgets
+    /// what has no site any more. Cheap enough to call at each change and every hour.
     pub(crate) fn renew(&self) {
         let registry = self.published.load();
         let wanted = |identity: &Identity| {
@@ -109,16 +110,23 @@ impl Certificates {
             .retain(|identity, _| wanted(identity));
         for (zone, _) in &registry.zones {
             let identity = Identity(zone.origin.clone());
-            match &zone.certificate {
-                // Files may have been replaced by whoever renews them.
-                Some(files) => match from_files(files) {
-                    Ok(leaf) => drop(self.keep(identity, leaf)),
-                    Err(error) => {
-                        tracing::error!(zone = %zone.origin, %error, "the zone's own certificate can't be used; the last good one or the local authority's serves");
-                        drop(self.leaf(&registry, &identity));
-                    }
-                },
-                None => drop(self.leaf(&registry, &identity)),
+            let read = zone
+                .certificate
+                .as_ref()
+                .is_some_and(|files| self.read(&identity, files).is_some());
+            if !read {
+                drop(self.leaf(&registry, &identity));
+            }
+        }
+    }
+
+    /// Reads a zone's own certificate, which whoever renews it may have replaced.
+    fn read(&self, identity: &Identity, files: &CertificateFiles) -> Option<Arc<Leaf>> {
+        match from_files(files) {
+            Ok(leaf) => Some(self.keep(identity.clone(), leaf)),
+            Err(error) => {
+                tracing::error!(zone = %identity.0, %error, "the zone's own certificate can't be used; the last good one or the local authority's serves");
+                None
             }
         }
     }
@@ -133,20 +141,28 @@ impl Certificates {
     }
 
     fn leaf(&self, registry: &Registry, identity: &Identity) -> Option<Arc<Leaf>> {
+        let files = registry
+            .zone(identity.0.as_str())
+            .and_then(|zone| zone.certificate.as_ref());
         let known = self
             .leaves
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .get(identity)
             .cloned();
-        let own_files = registry
-            .zone(identity.0.as_str())
-            .is_some_and(|zone| zone.certificate.is_some());
-        // Files are renewed by whoever brought them.
-        if let Some(leaf) =
-            known.filter(|leaf| own_files || leaf.not_after > SystemTime::now() + RENEW_BEFORE)
-        {
-            return Some(leaf);
+        let lasting = |leaf: &Leaf| leaf.not_after > SystemTime::now() + RENEW_BEFORE;
+        match (known, files) {
+            // Files are renewed by whoever brought them.
+            (Some(leaf), Some(files)) if leaf.files.as_ref() == Some(files) => return Some(leaf),
+            (Some(leaf), None) if leaf.files.is_none() && lasting(&leaf) => return Some(leaf),
+            // A zone that has just got files of its own; when they are no good, `renew` has told.
+            (None, Some(files)) => {
+                if let Ok(leaf) = from_files(files) {
+                    return Some(self.keep(identity.clone(), leaf));
+                }
+            }
+            (Some(leaf), Some(_)) if lasting(&leaf) => return Some(leaf),
+            _ => {}
         }
         let names = match registry.zone(identity.0.as_str()) {
             Some(zone) => vec![zone.origin.to_string(), format!("*.{}", zone.origin)],
@@ -202,6 +218,42 @@ impl fmt::Debug for Certificates {
     }
 }
 
+/// What is wrong with a certificate given as files, if anything: unreadable, not a pair, ended, or
+/// for other names than the zone's.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn check(files: &CertificateFiles, origin: &str) -> Result<(), String> {
+    let leaf = from_files(files)?;
+    if leaf.not_after <= SystemTime::now() {
+        return Err(format!(
+            "the certificate in {} has ended",
+            files.chain.display()
+        ));
+    }
+    let wanted = format!("*.{origin}");
+    let (_, parsed) = leaf
+        .key
+        .cert
+        .first()
+        .and_then(|der| x509_parser::parse_x509_certificate(der).ok())
+        .ok_or_else(|| format!("{} holds no certificate", files.chain.display()))?;
+    let names = parsed.subject_alternative_name().ok().flatten();
+    let speaks = names.is_some_and(|names| {
+        names.value.general_names.iter().any(
+            |name| matches!(name, GeneralName::DNSName(name) if name.eq_ignore_ascii_case(&wanted)),
+        )
+    });
+    if speaks {
+        Ok(())
+    } else {
+        Err(format!(
+            "the certificate in {} is not for {wanted}",
+            files.chain.display()
+        ))
+    }
+}
+
 /// Reads a certificate given as files; that key and leaf belong together is checked.
 fn from_files(files: &CertificateFiles) -> Result<Leaf, String> {
     let chain = CertificateDer::pem_file_iter(&files.chain)
@@ -221,6 +273,7 @@ fn from_files(files: &CertificateFiles) -> Result<Leaf, String> {
     Ok(Leaf {
         key: key.into(),
         not_after,
+        files: Some(files.clone()),
     })
 }
 

@@ -31,6 +31,9 @@ use crate::{
     upstream::Resolver,
 };
 
+/// The least rate of a request body, on average.
+const LEAST_OCTETS_PER_SECOND: u64 = 512;
+
 /// Everything a request needs, shared by all of them.
 pub(crate) struct Edge {
     published: Arc<Published>,
@@ -50,6 +53,9 @@ pub(crate) struct Context {
     /// The site by its full name.
     site: Option<(HostName, Arc<Site>)>,
     body_octets: u64,
+    /// Connections to the upstream that failed, and addresses still untried.
+    attempt: usize,
+    untried: usize,
 }
 
 /// What answers a request.
@@ -186,6 +192,16 @@ impl Edge {
         ] {
             request.remove_header(name);
         }
+        // CGI maps `_` and `-` to one name: what is spelled with `_` could pass for ours.
+        let odd: Vec<_> = request
+            .headers
+            .keys()
+            .filter(|name| name.as_str().contains('_'))
+            .cloned()
+            .collect();
+        for name in odd {
+            request.remove_header(&name);
+        }
         let scheme = Connection::of(session).scheme();
         if let Some(client) = client(session) {
             // IPv6 addresses are in brackets and quotes (RFC 7239 §6).
@@ -223,6 +239,8 @@ impl ProxyHttp for Edge {
             host: None,
             site: None,
             body_octets: 0,
+            attempt: 0,
+            untried: 0,
         }
     }
 
@@ -254,7 +272,7 @@ impl ProxyHttp for Edge {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end: bool,
         context: &mut Context,
@@ -264,6 +282,15 @@ impl ProxyHttp for Edge {
             return Err(
                 Error::explain(ErrorType::HTTPStatus(413), "request body over the limit")
                     .into_down(),
+            );
+        }
+        // Dripping octets resets no clock: past the stall limit a body must keep a least rate. What
+        // was upgraded (WebSockets) is a conversation, not a body.
+        let late = context.started.elapsed().saturating_sub(self.limits.stall);
+        let owed = late.as_secs().saturating_mul(LEAST_OCTETS_PER_SECOND);
+        if context.body_octets < owed && !session.is_upgrade_req() {
+            return Err(
+                Error::explain(ErrorType::HTTPStatus(408), "request body too slow").into_down(),
             );
         }
         Ok(())
@@ -279,11 +306,26 @@ impl ProxyHttp for Edge {
         };
         let peer = self
             .resolver
-            .peer(upstream, name.as_str(), &self.limits)
+            .peer(upstream, name.as_str(), &self.limits, context.attempt)
             .await;
-        peer.map(Box::new).map_err(|error| {
+        let (peer, others) = peer.map_err(|error| {
             Error::because(ErrorType::ConnectError, "finding the upstream", error).into_up()
-        })
+        })?;
+        context.untried = others.saturating_sub(context.attempt);
+        Ok(Box::new(peer))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // Nothing was sent: the next address of the name may be tried whatever the method.
+        context.attempt += 1;
+        error.set_retry(context.untried > 0);
+        error
     }
 
     async fn upstream_request_filter(
@@ -304,6 +346,7 @@ impl ProxyHttp for Edge {
     ) -> FailToProxy {
         let page = match (error.etype(), error.esource()) {
             (ErrorType::HTTPStatus(413), _) => Some(Page::TooLarge),
+            (ErrorType::HTTPStatus(408), _) => Some(Page::TooSlow),
             (
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout,
                 ErrorSource::Upstream,

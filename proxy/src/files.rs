@@ -150,9 +150,11 @@ fn open(root: &Path, wanted: &Requested, accepted: &str) -> io::Result<Found> {
         .into_iter()
         .filter(|(_, coding)| accepts(accepted, coding))
     {
-        let squeezed = open_below(&root, &sibling)?;
+        // One that can't be read, or is of an earlier content, is passed over.
+        let Ok(squeezed) = open_below(&root, &sibling) else {
+            continue;
+        };
         let squeezed_meta = squeezed.metadata()?;
-        // One that is older than the file is of an earlier content.
         if squeezed_meta.modified()? >= meta.modified()? {
             return opened(
                 squeezed.into_std(),

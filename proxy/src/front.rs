@@ -29,11 +29,14 @@ use common::{
 };
 use http::HeaderMap;
 use pingora::{
-    apps::{HttpPersistentSettings, HttpServerApp, ServerApp},
+    apps::{HttpPersistentSettings, HttpServerApp},
     listeners::tls::Acceptor,
     protocols::{
-        ALPN, GetSocketDigest, SocketDigest, Stream,
-        http::{ServerSession, v2::server::H2Options},
+        ALPN, Digest, GetSocketDigest, SocketDigest, Stream,
+        http::{
+            ServerSession,
+            v2::server::{self, H2Accept, H2Options, HttpSession as H2Session},
+        },
         l4::stream::Stream as L4Stream,
     },
     proxy::HttpProxy,
@@ -59,10 +62,14 @@ use crate::{
 const READ_OCTETS: usize = 16 * 1024;
 /// Threads of each worker that may wait for a disk.
 const FILE_THREADS: usize = 8;
+/// How long file tasks may still take when a worker ends.
+const LAST_FILES: Duration = Duration::from_millis(500);
 /// Accept errors such as "too many open files" repeat at once; this keeps them from spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Streams at once on one HTTP/2 connection (RFC 9113 §6.5.2 recommends no less than 100).
 const H2_STREAMS: u32 = 100;
+/// Malformed streams a connection may open before it is closed.
+const MOST_REJECTED: usize = 32;
 /// Certificates are looked at this often besides every change.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -120,7 +127,11 @@ impl Workers {
                 .max_blocking_threads(FILE_THREADS)
                 .build()?;
             let front = Arc::clone(front);
-            let work = move || runtime.block_on(serve(front, listeners));
+            let work = move || {
+                runtime.block_on(serve(front, listeners));
+                // A file task that hangs on its disk is not waited for.
+                runtime.shutdown_timeout(LAST_FILES);
+            };
             threads.push(
                 std::thread::Builder::new()
                     .name(format!("proxy-{number}"))
@@ -244,7 +255,7 @@ impl Front {
         if let Some(stream) = self.open(stream, client, secure).await {
             if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
                 // Boxed: an HTTP/2 connection's state should not size every connection's task.
-                Box::pin(self.proxy.process_new(stream, &self.shutdown)).await;
+                Box::pin(self.converse_in_streams(stream)).await;
             } else {
                 self.converse(stream).await;
             }
@@ -320,6 +331,54 @@ impl Front {
             let served = Box::pin(self.proxy.process_new_http(session, &self.shutdown)).await;
             let Some(reused) = served else { return };
             (stream, settings) = reused.consume();
+        }
+    }
+
+    /// HTTP/2: requests side by side on one connection.
+    async fn converse_in_streams(&self, stream: Stream) {
+        let digest = Arc::new(Digest {
+            ssl_digest: stream.get_ssl_digest(),
+            timing_digest: stream.get_timing_digest(),
+            proxy_digest: stream.get_proxy_digest(),
+            socket_digest: stream.get_socket_digest(),
+        });
+        let mut shutdown = self.shutdown.clone();
+        let preface = server::handshake(stream, Some(h2_options(&self.limits)));
+        let begun = tokio::select! {
+            begun = timeout(self.limits.header, preface) => begun,
+            () = down(&mut shutdown) => return,
+        };
+        let Ok(Ok(mut connection)) = begun else {
+            self.metrics.refused("slow");
+            return;
+        };
+        let mut streams = JoinSet::new();
+        let (mut draining, mut rejected) = (false, 0);
+        loop {
+            let accepted = tokio::select! {
+                () = down(&mut shutdown), if !draining => {
+                    connection.graceful_shutdown();
+                    draining = true;
+                    continue;
+                }
+                Some(_) = streams.join_next(), if !streams.is_empty() => continue,
+                () = sleep(self.limits.idle), if streams.is_empty() => return,
+                accepted = H2Session::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
+            };
+            match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
+                    let (proxy, shutdown) = (Arc::clone(&self.proxy), self.shutdown.clone());
+                    streams.spawn(async move {
+                        drop(
+                            proxy
+                                .process_new_http(ServerSession::new_http2(session), &shutdown)
+                                .await,
+                        );
+                    });
+                }
+                Ok(Some(H2Accept::Rejected)) if rejected < MOST_REJECTED => rejected += 1,
+                _ => return,
+            }
         }
     }
 

@@ -10,7 +10,7 @@
 
 mod access_log;
 pub mod authority;
-mod certificates;
+pub mod certificates;
 mod conditional;
 mod edge;
 mod files;
@@ -25,7 +25,7 @@ mod upstream;
 use std::{io, net::TcpListener, sync::Arc};
 
 use common::{Config, Published, gate::Gate};
-use pingora::{apps::HttpServerOptions, proxy::HttpProxy, server::configuration::ServerConf};
+use pingora::{proxy::HttpProxy, server::configuration::ServerConf};
 use tokio::sync::watch;
 
 use crate::{
@@ -77,15 +77,11 @@ pub fn start(
     let conf = ServerConf {
         threads: front::worker_count(),
         upstream_keepalive_pool_size: IDLE_UPSTREAM_CONNECTIONS,
-        // One attempt, and one more where a pooled connection turned out dead.
-        max_retries: 2,
+        // One attempt, more where a pooled connection turned out dead or a name has more addresses.
+        max_retries: upstream::MOST_ATTEMPTS,
         ..ServerConf::default()
     };
     let mut proxy = HttpProxy::new(edge, Arc::new(conf));
-    let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(config.limits.idle);
-    proxy.server_options = Some(options);
-    proxy.h2_options = Some(front::h2_options(&config.limits));
     proxy.handle_init_modules();
 
     let (shutdown, watching) = watch::channel(false);

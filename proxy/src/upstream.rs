@@ -6,7 +6,7 @@ use std::{
     io,
     net::SocketAddr,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,32 +22,41 @@ const IDLE: Duration = Duration::from_secs(15);
 const RESOLVED_FOR: Duration = Duration::from_secs(10);
 /// Most host names remembered; past it they are resolved anew.
 const MOST_RESOLVED: usize = 4_096;
+/// Connections tried for one request: the addresses of a name in their order.
+pub(crate) const MOST_ATTEMPTS: usize = 4;
 /// Streams at once on one h2c connection.
 const H2_STREAMS: usize = 100;
+
+/// Host and port, and the addresses found with the time of it.
+type Known = HashMap<(String, u16), (Arc<[SocketAddr]>, Instant)>;
 
 /// Resolves upstream host names, and remembers them for a moment.
 #[derive(Debug, Default)]
 pub(crate) struct Resolver {
-    known: Mutex<HashMap<(String, u16), (SocketAddr, Instant)>>,
+    known: Mutex<Known>,
 }
 
 impl Resolver {
-    /// The peer for one site's upstream. `tenant` keeps its pooled connections apart from every
-    /// other site's.
+    /// The peer for one site's upstream, and how many others its name has. `tenant` keeps its pooled
+    /// connections apart from every other site's; `attempt` counts from 0.
     pub(crate) async fn peer(
         &self,
         upstream: &Upstream,
         tenant: &str,
         limits: &Limits,
-    ) -> io::Result<HttpPeer> {
+        attempt: usize,
+    ) -> io::Result<(HttpPeer, usize)> {
+        let mut others = 0;
         let tls = upstream.protocol == Protocol::Https;
         let mut peer = match &upstream.address {
             UpstreamAddress::Unix(path) => unix(path)?,
             UpstreamAddress::Tcp(host, port) => {
-                let address = match host.parse() {
-                    Ok(ip) => SocketAddr::new(ip, *port),
+                let addresses = match host.parse() {
+                    Ok(ip) => [SocketAddr::new(ip, *port)].into(),
                     Err(_) => self.resolve(host, *port, limits.connect).await?,
                 };
+                others = addresses.len() - 1;
+                let address = addresses[attempt % addresses.len()];
                 HttpPeer::new(address, tls, if tls { host.clone() } else { String::new() })
             }
         };
@@ -68,35 +77,39 @@ impl Resolver {
             Protocol::Https => options.set_http_version(2, 1),
             Protocol::Http => options.set_http_version(1, 1),
         }
-        Ok(peer)
+        Ok((peer, others))
     }
 
-    async fn resolve(&self, host: &str, port: u16, deadline: Duration) -> io::Result<SocketAddr> {
+    async fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+        deadline: Duration,
+    ) -> io::Result<Arc<[SocketAddr]>> {
         let key = (host.to_owned(), port);
-        let known = self.lock().get(&key).copied();
-        if let Some((address, when)) = known
+        let known = self.lock().get(&key).cloned();
+        if let Some((addresses, when)) = known
             && when.elapsed() < RESOLVED_FOR
         {
-            return Ok(address);
+            return Ok(addresses);
         }
-        let found = tokio::time::timeout(deadline, tokio::net::lookup_host((host, port)))
-            .await??
-            .next();
-        let address = found.ok_or_else(|| {
-            io::Error::new(
+        let found = tokio::time::timeout(deadline, tokio::net::lookup_host((host, port))).await??;
+        let addresses: Arc<[SocketAddr]> = found.take(MOST_ATTEMPTS).collect();
+        if addresses.is_empty() {
+            return Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 "the upstream's name has no address",
-            )
-        })?;
+            ));
+        }
         let mut known = self.lock();
         if known.len() >= MOST_RESOLVED {
             known.clear();
         }
-        known.insert(key, (address, Instant::now()));
-        Ok(address)
+        known.insert(key, (Arc::clone(&addresses), Instant::now()));
+        Ok(addresses)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, u16), (SocketAddr, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

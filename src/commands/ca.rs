@@ -2,24 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use common::Config;
-use proxy::authority::LocalAuthority;
 
 use crate::output::{Done, Output};
 
 /// Prints the certificate of the local authority.
 pub(crate) fn print(config: &Path, output: &Output) -> anyhow::Result<Done> {
-    let config_file = config;
-    let config = Config::load(config_file).map_err(|problems| {
-        anyhow::anyhow!(
-            problems
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n")
-        )
-    })?;
+    let config = Config::load(config)?;
     let path = config.state.join("keys").join("ca.pem");
     if !path.exists() {
         bail!(
@@ -27,7 +17,12 @@ pub(crate) fn print(config: &Path, output: &Output) -> anyhow::Result<Done> {
             path.display()
         );
     }
-    let pem = LocalAuthority::open(&config.state)?.pem().to_owned();
+    let pem = std::fs::read_to_string(&path).with_context(|| {
+        format!(
+            "can't read the local authority's certificate {}",
+            path.display()
+        )
+    })?;
     output.print(&serde_json::json!({ "path": path, "pem": pem }), || {
         pem.clone()
     })?;

@@ -16,7 +16,7 @@ pub(crate) fn check(config: &Path, output: &Output) -> anyhow::Result<Done> {
                 count(registry.site_count(), "site"),
                 count(registry.zones.len(), "zone")
             );
-            (declared.problems(), Some(summary))
+            (super::problems(&declared), Some(summary))
         }
         Err(problems) => (problems, None),
     };

@@ -9,8 +9,27 @@ pub(crate) mod zone;
 use std::path::Path;
 
 use common::{Declared, Problem};
+use proxy::certificates;
 
 use crate::output::complain;
+
+/// Everything wrong in the files: what they say, and the certificates they name.
+pub(crate) fn problems(declared: &Declared) -> Vec<Problem> {
+    let mut problems = declared.problems();
+    for (zone, _) in &declared.registry().zones {
+        let checked = zone
+            .certificate
+            .as_ref()
+            .map(|files| certificates::check(files, zone.origin.as_str()));
+        if let Some(Err(error)) = checked {
+            problems.push(Problem::whole_file(
+                &zone.file,
+                format!("[certificate]: {error}"),
+            ));
+        }
+    }
+    problems
+}
 
 /// Reads the files as they are; problems of `nuage.toml` itself end a command.
 fn open(config: &Path) -> anyhow::Result<Declared> {

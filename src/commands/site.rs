@@ -275,27 +275,32 @@ impl Place {
         let name = SiteName::parse(label)?;
         let origin = match zone {
             Some(origin) => origin,
-            None => match &*declared
-                .files()
-                .filter_map(|(_, zone)| zone)
-                .collect::<Vec<_>>()
-            {
-                [only] => only.origin.to_string(),
-                [] => bail!(
-                    "there is no zone yet: write a file {}/<origin>.toml first",
-                    declared.config().zones.display()
-                ),
-                _ => bail!(
-                    "there are several zones: name one with --zone, one of {}",
-                    origins(declared)
-                ),
-            },
+            None => only_zone(declared)?,
         };
         let file = declared
             .file_of(&origin)
             .map(Path::to_owned)
             .ok_or_else(|| anyhow!("there is no zone {origin}; there are {}", origins(declared)))?;
         Ok(Self { name, origin, file })
+    }
+}
+
+/// The zone that needs no naming: the only file there is.
+fn only_zone(declared: &Declared) -> anyhow::Result<String> {
+    match &*declared.files().collect::<Vec<_>>() {
+        [(_, Some(zone))] => Ok(zone.origin.to_string()),
+        [(file, None)] => bail!(
+            "{} has errors: mend it first (see `nuage check`)",
+            file.display()
+        ),
+        [] => bail!(
+            "there is no zone yet: write a file {}/<origin>.toml first",
+            declared.config().zones.display()
+        ),
+        _ => bail!(
+            "there are several zones: name one with --zone, one of {}",
+            origins(declared)
+        ),
     }
 }
 
@@ -317,17 +322,7 @@ fn write(
     verb: &str,
     change: impl FnOnce(&str, &SiteName) -> Result<String, EditError>,
 ) -> anyhow::Result<Done> {
-    let folder = Config::load(config)
-        .map_err(|problems| {
-            anyhow!(
-                problems
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join("\n")
-            )
-        })?
-        .zones;
+    let folder = Config::load(config)?.zones;
     // Two edits at once would lose one: the second waits for the first.
     let lock = File::open(&folder)
         .with_context(|| format!("can't open the zones folder {}", folder.display()))?;
