@@ -1,6 +1,6 @@
 //! Real resolvers, pointed at us as the delegation of their parent would point them.
 
-use crate::harness::{Nuage, Server, free_port, run};
+use crate::harness::{Folder, Nuage, Server, free_port, run};
 
 const ZONE: &str = "[sites.alice]\naliases = [\"al\"]\n[[records]]\nname = \"chain\"\ntype = \"CNAME\"\ndata = \"alice\"\n";
 
@@ -107,6 +107,68 @@ fn bind_resolves_our_names() {
         &["-g", "-c", "@DIR@/named.conf"],
     );
     resolves(port, "BIND");
+}
+
+/// A world of its own on port 53: BIND is the root and the parent, unbound knows only the root.
+const WORLD: &str = "set -eu
+ip link set lo up
+for host in 2 3 10; do ip address add 127.0.0.$host/8 dev lo; done
+named -f -c @DIR@/named.conf & named=$!
+unbound -d -c @DIR@/unbound.conf & unbound=$!
+@NUAGE@ serve --config @DIR@/nuage.toml > @DIR@/out & nuage=$!
+trap 'kill $named $unbound $nuage; wait' EXIT
+for try in $(seq 100); do
+  dig @127.0.0.3 +time=1 +tries=1 +short alice.w.example A | grep -q . && break
+  sleep 0.1
+done
+for question in 'alice.w.example A' 'al.w.example AAAA' '-x 127.0.0.10' '-x ::1' 'nobody.w.example A' 'alice.w.example TXT'; do
+  dig @127.0.0.3 +noall +comments +answer $question | grep -oE 'status: [A-Z]+|IN.*' | tr '\\n\\t' '  '
+  echo
+done
+";
+
+#[test]
+fn unbound_finds_us_from_the_root_through_the_parents_delegation() {
+    let folder = Folder::new("");
+    let v6 = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa";
+    let config = "[address]\nipv4 = \"127.0.0.10\"\nipv6 = \"::1\"\n[paths]\nstate = \"state\"\n[dns]\nlisten = [\"127.0.0.10:53\", \"[::1]:53\"]\n[http]\nlisten = []\n[https]\nlisten = []\n[admin]\nlisten = []\n[reverse]\nnames = \"canonical\"\n";
+    folder.write("nuage.toml", config);
+    folder.write("zones/w.example.toml", "origin = \"w.example\"\nnameservers = [\"ns1.w.example\"]\n[sites.alice]\naliases = [\"al\"]\n");
+    // What the parent holds is what `zone show` says it must hold.
+    let mut root =
+        ". 60 IN SOA a. b. 1 60 60 60 60\n. 60 IN NS a.\na. 60 IN A 127.0.0.2\n".to_owned();
+    for zone in ["w.example", "10.0.0.127.in-addr.arpa", v6] {
+        let shown = folder
+            .run(&["zone", "show", zone, "--format", "json"])
+            .json();
+        for line in shown["delegation"].as_array().unwrap() {
+            root.push_str(line.as_str().unwrap());
+            root.push('\n');
+        }
+    }
+    folder.write("root", &root);
+    let dir = folder.path().display().to_string();
+    folder.write("named.conf", &format!("options {{ directory \"{dir}\"; pid-file none; listen-on {{ 127.0.0.2; }}; listen-on-v6 {{ none; }}; recursion no; dnssec-validation no; }};\ncontrols {{ }};\nzone \".\" {{ type primary; file \"root\"; }};\n"));
+    folder.write("hints", ". 60 IN NS a.\na. 60 IN A 127.0.0.2\n");
+    folder.write("unbound.conf", &format!("server:\n  interface: 127.0.0.3\n  access-control: 127.0.0.0/8 allow\n  chroot: \"\"\n  username: \"\"\n  directory: \"{dir}\"\n  pidfile: \"\"\n  use-syslog: no\n  do-not-query-localhost: no\n  root-hints: \"hints\"\n  module-config: \"iterator\"\n  local-zone: \"127.in-addr.arpa.\" nodefault\n  local-zone: \"{v6}.\" nodefault\nremote-control:\n  control-enable: no\n"));
+    let script = WORLD
+        .replace("@DIR@", &dir)
+        .replace("@NUAGE@", env!("CARGO_BIN_EXE_nuage"));
+    let script = folder.write("world.sh", &script);
+    let ran = run(
+        "unshare",
+        &["--map-root-user", "--net", "sh", script.to_str().unwrap()],
+    );
+    let answers: Vec<&str> = ran.out.lines().map(str::trim).collect();
+    let want = [
+        "status: NOERROR IN A 127.0.0.10",
+        "status: NOERROR IN AAAA ::1",
+        "status: NOERROR IN PTR ns1.w.example.",
+        "status: NOERROR IN PTR ns1.w.example.",
+        "status: NXDOMAIN",
+        "status: NOERROR",
+    ];
+    assert_eq!(answers, want, "{ran:?}");
 }
 
 #[test]
