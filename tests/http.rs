@@ -417,9 +417,12 @@ fn websockets_pass_both_ways() {
         "/usr/bin/python3",
         &["@DIR@/echo.py"],
     );
-    let nuage = Nuage::start(&format!(
+    // A conversation is no body: the limit of one does not end it.
+    let folder = Folder::new("[limits]\nbody_bytes = 1000\n");
+    folder.zone(&format!(
         "[sites.ws]\nupstream = \"http://127.0.0.1:{port}\"\n"
     ));
+    let nuage = folder.serve();
     let client = format!(
         "import asyncio, ssl, websockets\nasync def ask(url, port, **more):\n  async with websockets.connect(url, host='127.0.0.1', port=port, **more) as ws:\n    \
          for word in ('abc', 'x' * 100000):\n      await ws.send(word)\n      assert await ws.recv() == word[::-1]\n\

@@ -277,6 +277,10 @@ impl ProxyHttp for Edge {
         _end: bool,
         context: &mut Context,
     ) -> Result<()> {
+        // What was upgraded (WebSockets) is a conversation, not a body.
+        if session.was_upgraded() {
+            return Ok(());
+        }
         context.body_octets += body.as_ref().map_or(0, |body| body.len() as u64);
         if context.body_octets > self.limits.body_bytes {
             return Err(
@@ -284,11 +288,10 @@ impl ProxyHttp for Edge {
                     .into_down(),
             );
         }
-        // Dripping octets resets no clock: past the stall limit a body must keep a least rate. What
-        // was upgraded (WebSockets) is a conversation, not a body.
+        // Dripping octets resets no clock: past the stall limit a body must keep a least rate.
         let late = context.started.elapsed().saturating_sub(self.limits.stall);
         let owed = late.as_secs().saturating_mul(LEAST_OCTETS_PER_SECOND);
-        if context.body_octets < owed && !session.is_upgrade_req() {
+        if context.body_octets < owed {
             return Err(
                 Error::explain(ErrorType::HTTPStatus(408), "request body too slow").into_down(),
             );
