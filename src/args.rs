@@ -55,7 +55,22 @@ pub(crate) enum Command {
     ///
     /// Zone files are followed as they change. SIGHUP reads nuage.toml again; SIGTERM lets requests
     /// under way finish, for at most drain_seconds of the limits.
-    Serve,
+    #[command(after_help = "\
+Roles, for two processes under two users (see docs/deploy.md):
+  edge      what the internet reaches: DNS and HTTP. No root, no engine, writes only [paths] edge
+  control   what may act: runs, wakes and puts to sleep containers, at a Unix socket
+  all       both in one process")]
+    Serve {
+        /// Which part to be.
+        #[arg(long, default_value = "all")]
+        role: Role,
+    },
+    /// Show how much memory there is, what takes it, and how many more sites may wake.
+    Capacity,
+    /// Remove every container, network, disk mount and firewall rule of this installation.
+    ///
+    /// Files, databases, certificates and leases stay in the state folder. Stop `nuage serve` first.
+    Uninstall,
     /// Say everything that is wrong in nuage.toml and the zone files.
     ///
     /// Each line is file:line:column: what is wrong and what would be right. Exit code 0 when there
@@ -75,6 +90,17 @@ pub(crate) enum Command {
         /// The shell.
         shell: Shell,
     },
+}
+
+/// Which part of Nuage a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Edge and control.
+    All,
+    /// DNS and HTTP.
+    Edge,
+    /// Containers.
+    Control,
 }
 
 /// What to do with sites.
@@ -117,7 +143,83 @@ Examples:
         #[arg(long, conflicts_with = "backend")]
         container: bool,
     },
-    /// Remove a site. Its files, where it has any, stay.
+    /// Wake a site's container and wait until it answers.
+    Wake {
+        #[command(flatten)]
+        site: Named,
+    },
+    /// Put a site's container to sleep now.
+    Sleep {
+        #[command(flatten)]
+        site: Named,
+    },
+    /// Stop and start a site's container; also after it has been left alone for crashing.
+    Restart {
+        #[command(flatten)]
+        site: Named,
+    },
+    /// Print what a site's container printed.
+    Logs {
+        #[command(flatten)]
+        site: Named,
+        /// Only the last lines.
+        #[arg(long, short = 'n', value_name = "NUMBER")]
+        lines: Option<u32>,
+        /// Go on as more is printed.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Run a command inside a site's container, in its folder and as its user.
+    #[command(after_help = "\
+Examples:
+  nuage site exec alice -- php -v
+  nuage site exec alice -- sh                    a shell, when you are at a terminal
+  nuage site exec alice -- tar xf - < site.tar   what comes in goes to the command")]
+    Exec {
+        #[command(flatten)]
+        site: Named,
+        /// The command and its arguments, after --.
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Show what container sites are doing and the memory they take.
+    Stats {
+        /// Only this one.
+        name: Option<String>,
+        /// Its zone; needed where there are several.
+        #[arg(long, value_name = "ORIGIN")]
+        zone: Option<String>,
+    },
+    /// Write a site's files and database to one tar.zst file.
+    ///
+    /// The site stands still while it is read, so that the backup is of one moment; requests wait.
+    #[command(after_help = "\
+Examples:
+  nuage site backup alice -o alice.tar.zst
+  nuage site backup alice | ssh backups 'cat > alice.tar.zst'")]
+    Backup {
+        #[command(flatten)]
+        site: Named,
+        /// Where to; standard output by default.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Replace a site's files and database by those of a backup; what was there goes to the bin.
+    #[command(after_help = "\
+Examples:
+  nuage site restore alice alice.tar.zst
+  nuage site restore alice --bin                 what was last removed or replaced, kept for 30 days")]
+    Restore {
+        #[command(flatten)]
+        site: Named,
+        /// The backup; - is standard input.
+        #[arg(required_unless_present = "bin", value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Take what is in the bin instead.
+        #[arg(long, conflicts_with = "file")]
+        bin: bool,
+    },
+    /// Remove a site. Its files stay in the bin for 30 days.
     Remove {
         #[command(flatten)]
         site: Named,
@@ -148,6 +250,12 @@ pub(crate) struct Change {
     /// A foreign host name that also leads here; may be repeated. On `set`, these replace all.
     #[arg(long = "domain", value_name = "HOST")]
     pub(crate) domains: Vec<String>,
+    /// The image of its container, such as nuage-php:8.4.
+    #[arg(long, conflicts_with_all = ["upstream", "folder", "redirect"])]
+    pub(crate) image: Option<String>,
+    /// Give its container a database of its own.
+    #[arg(long, conflicts_with_all = ["upstream", "folder", "redirect"])]
+    pub(crate) database: bool,
     /// The group of tenants it belongs to.
     #[arg(long)]
     pub(crate) group: Option<String>,

@@ -1,9 +1,11 @@
 //! Nuage: the cloud for a school's web sites. One registry of zone files drives an authoritative DNS
-//! server and an HTTPS proxy.
+//! server, an HTTPS proxy and a container for each site.
 
 mod admin;
 mod args;
 mod commands;
+mod control;
+mod link;
 mod listeners;
 mod output;
 mod supervise;
@@ -24,7 +26,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let output = Output::new(args.format);
     let done = match args.command {
-        Command::Serve => supervise::serve(&args.config),
+        Command::Serve { role } => supervise::serve(&args.config, role),
+        Command::Capacity => commands::capacity::show(&args.config, &output),
+        Command::Uninstall => commands::uninstall::run(&args.config, &output),
         Command::Check => commands::check::check(&args.config, &output),
         Command::Site(command) => commands::site::run(*command, &args.config, &output),
         Command::Zone(command) => commands::zone::run(&command, &args.config, &output),

@@ -17,6 +17,8 @@ pub(crate) enum Done {
     Well,
     /// Exit code 1: what is wrong has been printed.
     WithProblems,
+    /// The exit code of a command run for the user.
+    Code(u8),
 }
 
 /// Where a command prints.
@@ -48,6 +50,7 @@ impl Output {
         match done {
             Ok(Done::Well) => ExitCode::SUCCESS,
             Ok(Done::WithProblems) => ExitCode::FAILURE,
+            Ok(Done::Code(code)) => ExitCode::from(code),
             // Whoever read the output has seen enough.
             Err(error)
                 if error

@@ -5,11 +5,12 @@ use std::{
     io::{self, IsTerminal},
     net::SocketAddr,
     path::Path,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use common::{
     Config, Declared, Problem, Published,
     metrics::{Computed, Family},
@@ -24,12 +25,16 @@ use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::JoinSet,
 };
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     admin::{self, Health},
+    args::Role,
     commands::{self, site::Urls},
+    control::Client,
+    link::Link,
     listeners::Listeners,
     output::{self, Done, complain, count},
 };
@@ -42,7 +47,7 @@ const OTHER_FILES: usize = 512;
 const LAST_ANSWERS: Duration = Duration::from_millis(50);
 
 /// Serves until SIGTERM or SIGINT.
-pub(crate) fn serve(config: &Path) -> anyhow::Result<Done> {
+pub(crate) fn serve(config: &Path, role: Role) -> anyhow::Result<Done> {
     let started = Instant::now();
     log_to_stderr()?;
     let mut declared = match Declared::open(config) {
@@ -57,6 +62,11 @@ pub(crate) fn serve(config: &Path) -> anyhow::Result<Done> {
 
     let mut settings = declared.config().clone();
     raise_open_files(&settings);
+    if role == Role::Control {
+        // What the edge listens on is the edge's.
+        (settings.dns.listen, settings.http, settings.https.listen) = Default::default();
+        settings.admin.clone_from(&settings.containers.admin);
+    }
     let listeners = match Listeners::bind(&settings) {
         Ok(listeners) => listeners,
         Err(refused) => {
@@ -74,25 +84,36 @@ pub(crate) fn serve(config: &Path) -> anyhow::Result<Done> {
         .https
         .port
         .or(addresses.https.first().map(SocketAddr::port));
-    let authority = LocalAuthority::open(&settings.state)?;
-    declared.save_serials().with_context(|| {
-        format!(
-            "can't write the state folder {}, [paths] state in {}",
-            settings.state.display(),
-            config.display()
-        )
-    })?;
+    let authority = match role {
+        Role::Edge => LocalAuthority::open_for_edge(&settings.edge)?,
+        Role::All | Role::Control => LocalAuthority::open(&settings.state)?,
+    };
+    if role == Role::Control {
+        declared.forget_serials();
+        let user = settings.containers.edge_user.as_deref();
+        authority.delegate(&settings.edge)?;
+        give_to_edge(&settings.edge, user)?;
+    } else {
+        declared.save_serials().with_context(|| {
+            format!(
+                "can't write the edge's folder {}, [paths] edge in {} (by default below [paths] state)",
+                settings.edge.display(),
+                config.display()
+            )
+        })?;
+    }
 
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("can't start the runtime")?;
     runtime.block_on(run(
-        declared, &settings, listeners, addresses, authority, started,
+        role, declared, &settings, listeners, addresses, authority, started,
     ))
 }
 
 async fn run(
+    role: Role,
     declared: Declared,
     config: &Config,
     listeners: Listeners,
@@ -113,8 +134,26 @@ async fn run(
         connections_per_address: config.dns.tcp_connections_per_address,
         idle: config.dns.tcp_idle,
     };
-    let mut dns = dns::start(listeners.dns, Arc::clone(&published), limits, &metrics)?;
-    let web = proxy::start(listeners.web, config, &published, authority, &metrics)?;
+    let mut control = if role != Role::Edge && config.containers.enabled {
+        Some(containers::start(config, &published, &metrics)?)
+    } else {
+        None
+    };
+    let mut edge = if role == Role::Control {
+        None
+    } else {
+        let (sites, linked) = reach_sites(config, &published);
+        let dns = dns::start(listeners.dns, Arc::clone(&published), limits, &metrics)?;
+        let web = proxy::start(
+            listeners.web,
+            config,
+            &published,
+            authority,
+            sites,
+            &metrics,
+        )?;
+        Some((dns, web, linked))
+    };
     let health = Health::new(metrics);
     let admin = admin::start(listeners.admin, &health)?;
     let (reload, requested) = mpsc::channel(1);
@@ -128,7 +167,7 @@ async fn run(
     health.set_ready(true);
     output::write_all(
         io::stdout(),
-        &greeting(&addresses, config, &published, started.elapsed()),
+        &greeting(role, &addresses, config, &published, started.elapsed()),
     )?;
     // Without systemd there is nobody to tell.
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).unwrap_or_default();
@@ -139,17 +178,72 @@ async fn run(
             _ = interrupt.recv() => break,
             // A full slot holds the same wish.
             _ = hang_up.recv() => reload.try_send(Reload).unwrap_or_default(),
-            () = dns.ended() => return Err(anyhow!("the DNS server ended unexpectedly")),
+            () = ends(edge.as_mut().map(|(dns, _, _)| dns.ended())) => {
+                return Err(anyhow!("the DNS server ended unexpectedly"));
+            }
+            () = ends(control.as_mut().map(containers::Control::ended)) => {
+                return Err(anyhow!("control ended unexpectedly"));
+            }
         }
     }
     tracing::info!(at_most = ?config.limits.drain, "stopping: requests under way may finish");
     health.set_ready(false);
     sd_notify::notify(&[sd_notify::NotifyState::Stopping]).unwrap_or_default();
     following.abort();
-    web.drain().await;
-    tokio::time::sleep(LAST_ANSWERS).await;
-    drop((dns, admin));
+    if let Some((dns, web, linked)) = edge {
+        web.drain().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+        drop((dns, linked));
+    }
+    drop((control, admin));
     Ok(Done::Well)
+}
+
+/// Waits for the end of a part, where there is one.
+async fn ends(part: Option<impl Future<Output = ()>>) {
+    match part {
+        Some(end) => end.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The way to container sites, followed until the set is dropped.
+fn reach_sites(config: &Config, published: &Arc<Published>) -> (proxy::Sites, JoinSet<()>) {
+    if !config.containers.enabled {
+        return (proxy::Sites::default(), JoinSet::new());
+    }
+    let visits = Arc::new(proxy::Visits::default());
+    let link = Link::new(
+        Client::new(&config.containers.socket),
+        Arc::clone(published),
+        Arc::clone(&visits),
+        &config.edge,
+    );
+    let tasks = link.start();
+    let sites = proxy::Sites {
+        waker: Some(link),
+        visits,
+    };
+    (sites, tasks)
+}
+
+/// Makes the edge's folder and what is in it the edge's own.
+fn give_to_edge(folder: &Path, user: Option<&str>) -> anyhow::Result<()> {
+    let Some(user) = user else { return Ok(()) };
+    let output = Command::new("chown")
+        .args(["-R", "-h", "--"])
+        .arg(format!("{user}:"))
+        .arg(folder)
+        .output()
+        .context("can't run chown")?;
+    if !output.status.success() {
+        bail!(
+            "can't give {} to {user} ([containers] edge_user): {}",
+            folder.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
 }
 
 fn refuse(problems: &[Problem]) -> anyhow::Result<Done> {
@@ -332,7 +426,13 @@ impl Bound {
 }
 
 /// What listens where, and which sites there are.
-fn greeting(bound: &Bound, config: &Config, published: &Published, took: Duration) -> String {
+fn greeting(
+    role: Role,
+    bound: &Bound,
+    config: &Config,
+    published: &Published,
+    took: Duration,
+) -> String {
     let registry = published.load();
     let urls = Urls::new(&bound.http, &bound.https, config.https.port);
     let list = |addresses: &[SocketAddr]| {
@@ -355,6 +455,13 @@ fn greeting(bound: &Bound, config: &Config, published: &Published, took: Duratio
         vec!["HTTP".to_owned(), list(&bound.http)],
         vec!["HTTPS".to_owned(), list(&bound.https)],
     ];
+    if role == Role::Control {
+        rows.clear();
+    }
+    if role != Role::Edge && config.containers.enabled {
+        let socket = config.containers.socket.display().to_string();
+        rows.push(vec!["control".to_owned(), socket]);
+    }
     if let Some(admin) = bound.admin.first() {
         rows.push(vec!["admin".to_owned(), format!("http://{admin}/metrics")]);
     }

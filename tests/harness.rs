@@ -35,6 +35,11 @@ pub(crate) struct Folder {
 impl Folder {
     /// A configuration on free ports, with more of it in `extra`.
     pub(crate) fn new(extra: &str) -> Self {
+        Self::with(&format!("{extra}\n[containers]\nenabled = false\n"))
+    }
+
+    /// The same where sites run.
+    pub(crate) fn with(extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("zones")).unwrap();
         let config = format!(
@@ -129,9 +134,25 @@ impl Nuage {
     }
 
     fn spawn(folder: Folder) -> Self {
-        let log = fs::File::create(folder.path().join("log")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_nuage"))
-            .args(["serve", "--config"])
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nuage"));
+        command.arg("serve");
+        Self::of(folder, command)
+    }
+
+    /// Serves in a role, by a command of its own.
+    pub(crate) fn of_role(folder: Folder, mut command: Command, role: &str) -> Self {
+        command.args(["serve", "--role", role]);
+        Self::of(folder, command)
+    }
+
+    fn of(folder: Folder, mut command: Command) -> Self {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.path().join("log"))
+            .unwrap();
+        let mut child = command
+            .arg("--config")
             .arg(folder.config())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -183,6 +204,18 @@ impl Nuage {
     /// Sends a signal by its name.
     pub(crate) fn signal(&self, name: &str) {
         assert_eq!(run("kill", &["-s", name, &self.pid().to_string()]).code, 0);
+    }
+
+    /// The folder, for another to serve from.
+    pub(crate) fn into_folder(mut self) -> Folder {
+        self.kill();
+        std::mem::replace(&mut self.folder, Folder::new(""))
+    }
+
+    /// Ends the process at once.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap_or_default();
+        self.child.wait().map(drop).unwrap_or_default();
     }
 
     /// Waits for the process to end by itself; its exit code.
@@ -265,8 +298,7 @@ impl Nuage {
 
 impl Drop for Nuage {
     fn drop(&mut self) {
-        self.child.kill().unwrap_or_default();
-        self.child.wait().map(drop).unwrap_or_default();
+        self.kill();
     }
 }
 

@@ -475,7 +475,10 @@ fn the_access_log_is_json_lines_one_file_a_site() {
             .status,
         200
     );
-    let path = nuage.folder.path().join("state/logs/files.w.example.jsonl");
+    let path = nuage
+        .folder
+        .path()
+        .join("state/edge/logs/files.w.example.jsonl");
     until("a line is logged", || {
         fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n'))
     });

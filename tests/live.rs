@@ -202,8 +202,8 @@ fn serials_survive_a_restart() {
     folder.zone(ZONE);
     fs::create_dir(folder.path().join("state")).unwrap();
     fs::copy(
-        nuage.folder.path().join("state/serials.json"),
-        folder.path().join("state/serials.json"),
+        nuage.folder.path().join("state/edge/serials.json"),
+        folder.path().join("state/edge/serials.json"),
     )
     .unwrap();
     let nuage = folder.serve();

@@ -4,12 +4,14 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stderr,
     reason = "a test fails by panicking"
 )]
 
 mod battery;
 mod cli;
 mod client;
+mod containers;
 mod harness;
 mod http;
 mod limits;

@@ -10,6 +10,8 @@ use std::{
 use hickory_proto::rr::Name;
 
 use crate::{
+    containers::Containers,
+    group::Groups,
     name::{HostName, Reserved, SiteName},
     paths,
     problem::Problem,
@@ -24,8 +26,10 @@ pub struct Config {
     pub addresses: Addresses,
     /// Folder of zone files, absolute or relative to the working folder.
     pub zones: PathBuf,
-    /// Folder of what must survive: serials, keys, logs.
+    /// Folder of what must survive: keys, leases, sites' files, and by default the edge's folder.
     pub state: PathBuf,
+    /// Folder of what the edge keeps for itself: serials, logs, what was observed last.
+    pub edge: PathBuf,
     /// `[dns]`.
     pub dns: Dns,
     /// `[http]`.
@@ -42,6 +46,10 @@ pub struct Config {
     pub limits: Limits,
     /// `[access_log]`.
     pub access_log: AccessLog,
+    /// `[containers]`, `[capacity]` and `[database]`.
+    pub containers: Containers,
+    /// `[groups]`.
+    pub groups: Groups,
 }
 
 /// A configuration that can't be used.
@@ -202,13 +210,20 @@ impl Config {
     /// The sections in which a change from `old` takes effect only at the next start.
     pub fn restart_needed(&self, old: &Self) -> Vec<&'static str> {
         let changed = [
-            ("[paths] state", self.state != old.state),
+            (
+                "[paths] state",
+                self.state != old.state || self.edge != old.edge,
+            ),
             ("[dns]", self.dns != old.dns),
             ("[http]", self.http != old.http),
             ("[https]", self.https != old.https),
             ("[admin]", self.admin != old.admin),
             ("[limits]", self.limits != old.limits),
             ("[access_log]", self.access_log != old.access_log),
+            (
+                "[containers], [capacity] or [database]",
+                self.containers != old.containers,
+            ),
         ];
         changed
             .into_iter()
@@ -236,6 +251,10 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
         "names",
         "limits",
         "access_log",
+        "containers",
+        "capacity",
+        "database",
+        "groups",
     ];
     let document = reading.document(text)?;
     let root = Table::strict(document.get_ref(), 0..0, SECTIONS, reading);
@@ -243,7 +262,7 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
 
     let addresses = addresses(&root, reading);
 
-    let paths = root.table("paths", &["zones", "state"], reading);
+    let paths = root.table("paths", &["zones", "state", "edge"], reading);
     let folder =
         |table: &Option<Table<'_>>, key: &str, default: &str, reading: &mut Reading<'_>| {
             let written = table.as_ref().and_then(|t| t.string(key, reading));
@@ -251,6 +270,10 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
         };
     let zones = folder(&paths, "zones", "zones", reading);
     let state = folder(&paths, "state", "/var/lib/nuage", reading);
+    let edge = match &paths {
+        Some(table) if table.has("edge") => folder(&paths, "edge", "", reading),
+        _ => state.join("edge"),
+    };
 
     let dns = {
         const KEYS: &[&str] = &[
@@ -300,15 +323,19 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
     let numbers = Numbers(log);
     let access_log = AccessLog {
         enabled: log_enabled.unwrap_or(false),
-        folder: log_folder.unwrap_or_else(|| state.join("logs")),
+        folder: log_folder.unwrap_or_else(|| edge.join("logs")),
         rotate_bytes: numbers.number("rotate_bytes", 4_096..=1 << 40, 10 << 20, reading),
         keep: numbers.count("keep", 0..=1_000, 5, reading),
     };
+
+    let containers = Containers::read(&root, base, &state, reading);
+    let groups = Groups::read(&root, reading);
 
     Some(Config {
         addresses,
         zones,
         state,
+        edge,
         dns,
         http,
         https,
@@ -317,6 +344,8 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
         reserved,
         limits,
         access_log,
+        containers,
+        groups,
     })
 }
 
@@ -539,6 +568,11 @@ fn listen(
             })
             .collect(),
     };
+    addresses_of(written, reading)
+}
+
+/// Addresses with ports.
+pub(crate) fn addresses_of(written: Vec<At<&str>>, reading: &mut Reading<'_>) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for At { value, at } in written {
         match value.parse() {

@@ -70,7 +70,7 @@ impl Declared {
 
     fn of(path: &Path, config: Config) -> Self {
         let mut declared = Self {
-            serials: Serials::load(&config.state),
+            serials: Serials::load(&config.edge),
             registry: Arc::new(Registry::empty(config.addresses)),
             compiled: None,
             path: path.to_owned(),
@@ -163,6 +163,11 @@ impl Declared {
     /// The state folder can't be written.
     pub fn save_serials(&mut self) -> io::Result<()> {
         self.serials.save()
+    }
+
+    /// Leaves the serials' file alone: another process answers DNS.
+    pub fn forget_serials(&mut self) {
+        self.serials.forget_file();
     }
 
     /// What would be wrong if the file at `path` held `text`: its own problems, and conflicts with

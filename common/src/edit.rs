@@ -36,6 +36,10 @@ pub struct SiteChange {
     pub owner: Option<String>,
     /// `redirect` or `both`.
     pub https: Option<String>,
+    /// The image of its container.
+    pub image: Option<String>,
+    /// Whether its container has a database; only ever `Some(true)` from the command line.
+    pub database: Option<bool>,
 }
 
 /// The text with a new site at the end of the sites.
@@ -118,6 +122,12 @@ fn key_of(sites: &Table, name: &SiteName) -> Option<String> {
 
 fn apply(table: &mut Table, change: &SiteChange) {
     if let Some(backend) = &change.backend {
+        if backend.is_some() {
+            // What was said of a container is not true of anything else.
+            for key in crate::container::KEYS {
+                table.remove(key);
+            }
+        }
         for key in ["static", "upstream", "redirect"] {
             if backend.as_ref().is_none_or(|(kept, _)| *kept != key) {
                 table.remove(key);
@@ -127,10 +137,14 @@ fn apply(table: &mut Table, change: &SiteChange) {
             put(table, key, target.as_str().into());
         }
     }
+    if let Some(database) = change.database {
+        put(table, "database", database.into());
+    }
     let texts = [
         ("owner", &change.owner),
         ("group", &change.group),
         ("https", &change.https),
+        ("image", &change.image),
     ];
     for (key, text) in texts {
         match text.as_deref() {

@@ -14,12 +14,16 @@
 
 pub mod authority;
 pub mod config;
+pub mod container;
+pub mod containers;
 pub mod declared;
 pub mod durable;
 pub mod edit;
 pub mod gate;
+pub mod group;
 pub mod metrics;
 pub mod name;
+pub mod observed;
 mod paths;
 pub mod problem;
 pub mod publish;

@@ -1,17 +1,19 @@
 //! The one pointer readers load.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
-use crate::registry::Registry;
+use crate::{observed::Observed, registry::Registry};
 
 /// The registry in force. Loading it takes no lock; a reader keeps the world it loaded.
 #[derive(Debug)]
 pub struct Published {
     current: ArcSwap<Registry>,
     generation: watch::Sender<u64>,
+    /// Two sources write: the files and control. Readers never wait for them.
+    writing: Mutex<()>,
 }
 
 impl Published {
@@ -20,6 +22,7 @@ impl Published {
         Arc::new(Self {
             current: ArcSwap::new(registry),
             generation: watch::Sender::new(1),
+            writing: Mutex::default(),
         })
     }
 
@@ -32,12 +35,23 @@ impl Published {
     /// back so that its caller, not a reader, pays for dropping it.
     #[must_use = "dropping 100,000 sites takes a while: choose where"]
     pub fn publish(&self, registry: Arc<Registry>) -> Arc<Registry> {
-        let old = self.current.swap(registry);
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was declared is new; what is observed goes on.
+        let observed = Arc::clone(&self.current.load().observed);
+        let old = self.current.swap(registry.with(observed).into());
+        drop(writing);
         self.generation.send_modify(|generation| *generation += 1);
         old
     }
 
-    /// Counts publications, from 1.
+    /// Replaces what is observed in one store. Nobody who waits for a change of the files wakes.
+    pub fn observe(&self, observed: Arc<Observed>) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = self.current.load().with(observed);
+        self.current.store(registry.into());
+    }
+
+    /// Counts publications of files, from 1.
     pub fn generation(&self) -> u64 {
         *self.generation.borrow()
     }

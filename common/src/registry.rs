@@ -11,7 +11,9 @@ use hickory_proto::rr::{LowerName, Name};
 use crate::{
     authority::Authority,
     config::{Addresses, Config},
+    group::Groups,
     name::HostName,
+    observed::Observed,
     problem::{Problem, Severity},
     reverse::{self, BIND_RECORDS, ReverseZone, Sources},
     serial::Serials,
@@ -20,14 +22,25 @@ use crate::{
 };
 
 /// Everything served, as one consistent world. Two registries are equal when they answer the same.
+/// A copy shares everything, so that news of one site costs no compilation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registry {
     /// The addresses every site name points at.
     pub addresses: Addresses,
     /// Forward zones in the order of their origins, each with its serial.
-    pub zones: Vec<(Arc<Zone>, u32)>,
+    pub zones: Arc<Vec<(Arc<Zone>, u32)>>,
     /// Reverse zones, each with its serial.
-    pub reverse: Vec<(ReverseZone, u32)>,
+    pub reverse: Arc<Vec<(ReverseZone, u32)>>,
+    /// Groups of tenants and their limits.
+    pub groups: Arc<Groups>,
+    /// What is known of sites' containers.
+    pub observed: Arc<Observed>,
+    index: Arc<Index>,
+}
+
+/// Where names are found.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Index {
     by_origin: HashMap<HostName, usize>,
     authorities: HashMap<LowerName, Place>,
     domains: HashMap<HostName, (usize, usize)>,
@@ -70,11 +83,20 @@ impl Registry {
     pub fn empty(addresses: Addresses) -> Self {
         Self {
             addresses,
-            zones: Vec::new(),
-            reverse: Vec::new(),
-            by_origin: HashMap::new(),
-            authorities: HashMap::new(),
-            domains: HashMap::new(),
+            zones: Arc::default(),
+            reverse: Arc::default(),
+            groups: Arc::default(),
+            observed: Arc::default(),
+            index: Arc::default(),
+        }
+    }
+
+    /// The same declarations with other observations.
+    #[must_use]
+    pub(crate) fn with(&self, observed: Arc<Observed>) -> Self {
+        Self {
+            observed,
+            ..self.clone()
         }
     }
 
@@ -82,7 +104,7 @@ impl Registry {
     pub fn authority(&self, name: &LowerName) -> Option<(&Authority, u32)> {
         let mut origin = name.clone();
         loop {
-            if let Some(place) = self.authorities.get(&origin) {
+            if let Some(place) = self.index.authorities.get(&origin) {
                 return match *place {
                     Place::Forward(index) => self
                         .zones
@@ -122,7 +144,8 @@ impl Registry {
 
     /// The forward zone of that origin.
     pub fn zone(&self, origin: &str) -> Option<&Arc<Zone>> {
-        self.by_origin
+        self.index
+            .by_origin
             .get(origin)
             .and_then(|index| self.zones.get(*index))
             .map(|(zone, _)| zone)
@@ -140,7 +163,7 @@ impl Registry {
                 foreign: false,
             });
         }
-        let (zone, site) = *self.domains.get(host)?;
+        let (zone, site) = *self.index.domains.get(host)?;
         let (zone, _) = self.zones.get(zone)?;
         Some(Route {
             zone,
@@ -263,35 +286,43 @@ pub(crate) fn compile(
 ) -> Registry {
     zones.sort_unstable_by(|a, b| a.origin.cmp(&b.origin));
     let reverse = reverse_zones(config, &zones);
-    let mut registry = Registry::empty(config.addresses);
+    let mut found = Index::default();
     for (index, zone) in zones.iter().enumerate() {
-        registry.by_origin.insert(zone.origin.clone(), index);
-        registry
+        found.by_origin.insert(zone.origin.clone(), index);
+        found
             .authorities
             .insert(zone.authority.apex.clone(), Place::Forward(index));
         for (number, site) in zone.sites.iter().enumerate() {
             for domain in &site.domains {
-                registry.domains.insert(domain.clone(), (index, number));
+                found.domains.insert(domain.clone(), (index, number));
             }
         }
     }
-    registry.zones = zones
+    let zones: Vec<(Arc<Zone>, u32)> = zones
         .into_iter()
         .map(|zone| {
             let serial = serials.assign(zone.origin.as_str(), &zone.digest, now);
             (zone, serial)
         })
         .collect();
+    let mut reverse_zones = Vec::with_capacity(reverse.len());
     for (index, zone) in reverse.into_iter().enumerate() {
-        registry
+        found
             .authorities
             .entry(zone.authority.apex.clone())
             .or_insert(Place::Reverse(index));
         let origin = zone.authority.apex.to_string();
         let serial = serials.assign(origin.trim_end_matches('.'), &zone.authority.digest(), now);
-        registry.reverse.push((zone, serial));
+        reverse_zones.push((zone, serial));
     }
-    registry
+    Registry {
+        addresses: config.addresses,
+        zones: zones.into(),
+        reverse: reverse_zones.into(),
+        groups: Arc::new(config.groups.clone()),
+        observed: Arc::default(),
+        index: found.into(),
+    }
 }
 
 /// Reverse zones of everything; none while there is no zone to take name servers from.

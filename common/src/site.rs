@@ -6,6 +6,7 @@ use serde::Serialize;
 use url::Url;
 
 use crate::{
+    container::Container,
     name::{HostName, SiteName},
     problem::Position,
 };
@@ -35,8 +36,8 @@ pub struct Site {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// A container of the standard image.
-    Container,
+    /// A container of its own; `None` is all as the group says.
+    Container(Option<Box<Container>>),
     /// Files below a folder.
     Static(PathBuf),
     /// Another HTTP server.
@@ -90,7 +91,7 @@ impl Backend {
     /// The word for it in tables and metrics.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Container => "container",
+            Self::Container(_) => "container",
             Self::Static(_) => "static",
             Self::Upstream(_) => "upstream",
             Self::Redirect(_) => "redirect",
@@ -100,7 +101,10 @@ impl Backend {
     /// What it points at, as the zone file would say it.
     pub fn target(&self) -> String {
         match self {
-            Self::Container => String::new(),
+            Self::Container(container) => container
+                .as_ref()
+                .and_then(|container| container.image.clone())
+                .unwrap_or_default(),
             Self::Static(folder) => folder.display().to_string(),
             Self::Upstream(upstream) => upstream.to_string(),
             Self::Redirect(url) => url.to_string(),

@@ -146,6 +146,62 @@ impl<'d> Table<'d> {
         found
     }
 
+    /// A decimal number within `range`; an integer is one too.
+    pub(crate) fn decimal(
+        &self,
+        key: &str,
+        range: std::ops::RangeInclusive<f64>,
+        reading: &mut Reading<'_>,
+    ) -> Option<f64> {
+        let value = self.get(key)?;
+        let number: Option<f64> = match value.get_ref() {
+            DeValue::Float(float) => float.as_str().parse().ok(),
+            DeValue::Integer(integer) => integer.as_str().parse().ok(),
+            _ => {
+                mismatch(key, "a number", value, reading);
+                return None;
+            }
+        };
+        let found = number.filter(|n| range.contains(n));
+        if found.is_none() {
+            let (low, high) = (range.start(), range.end());
+            reading.error(
+                value.span().start,
+                format!("`{key}` must be between {low} and {high}"),
+            );
+        }
+        found
+    }
+
+    /// The value as a string when it is one, without a word when it is not.
+    pub(crate) fn quiet_string(&self, key: &str) -> Option<&'d str> {
+        self.get(key)?.get_ref().as_str()
+    }
+
+    /// A table of strings whose keys are the writer's own.
+    pub(crate) fn map(
+        &self,
+        key: &str,
+        reading: &mut Reading<'_>,
+    ) -> Vec<(At<&'d str>, At<&'d str>)> {
+        let Some(table) = self
+            .get(key)
+            .and_then(|value| as_table(key, value, reading))
+        else {
+            return Vec::new();
+        };
+        table
+            .iter()
+            .filter_map(|(name, value)| {
+                let name = At {
+                    value: &**name.get_ref(),
+                    at: name.span().start,
+                };
+                Some((name.clone(), as_string(name.value, value, reading)?))
+            })
+            .collect()
+    }
+
     /// The value as an integer when it is one, without a word when it is not.
     pub(crate) fn quiet_integer(&self, key: &str) -> Option<i64> {
         let integer = self.get(key)?.get_ref().as_integer()?;

@@ -318,7 +318,10 @@ mod tests {
     #[test]
     fn the_shortest_site_is_one_line() {
         let zone = read("[sites.alice]\n").zone.unwrap();
-        assert_eq!(zone.site("alice").unwrap().backend, Backend::Container);
+        assert_eq!(
+            zone.site("alice").unwrap().backend,
+            Backend::Container(None)
+        );
         assert_eq!(zone.hostmaster.to_string(), "hostmaster.w.example.");
         assert!(zone.site("bob").is_none());
     }

@@ -13,13 +13,15 @@ use rcgen::{
 };
 use rustls::{
     crypto::ring::default_provider,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
     sign::CertifiedKey,
 };
 use time::{Duration, OffsetDateTime};
 
 /// Browsers refuse private roots that live for ever less than they annoy: ten years.
 const ROOT_LIFE: Duration = Duration::days(3_650);
+/// The edge's own authority; control makes another long before its end.
+const EDGE_LIFE: Duration = Duration::days(365);
 /// A leaf lives this long...
 const LEAF_LIFE: Duration = Duration::days(90);
 /// ...and is replaced when this much is left.
@@ -33,6 +35,8 @@ const BACKDATED: Duration = Duration::hours(24);
 pub struct LocalAuthority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
+    /// Sent with every certificate it makes, when visitors trust another authority above it.
+    intermediate: Option<CertificateDer<'static>>,
 }
 
 /// A certificate with its key, ready for TLS.
@@ -69,6 +73,14 @@ pub enum AuthorityError {
         #[source]
         source: rcgen::Error,
     },
+    /// The edge has none yet.
+    #[error(
+        "there is no {path}: start `nuage serve --role control` first, which makes the edge's certificate authority"
+    )]
+    NoDelegate {
+        /// The file.
+        path: String,
+    },
     /// A certificate could not be made.
     #[error("can't make a certificate")]
     Make(#[from] rcgen::Error),
@@ -80,7 +92,52 @@ impl LocalAuthority {
     /// # Errors
     /// Files that can't be read or written, or do not hold an authority.
     pub fn open(state: &Path) -> Result<Self, AuthorityError> {
-        let folder = state.join("keys");
+        Self::open_in(&state.join("keys"), None)
+    }
+
+    /// Reads the authority the edge was given, in a folder of the edge's own.
+    ///
+    /// # Errors
+    /// There is none yet: control makes it.
+    pub fn open_for_edge(edge: &Path) -> Result<Self, AuthorityError> {
+        let path = edge.join("ca.pem");
+        if !path.exists() {
+            return Err(AuthorityError::NoDelegate {
+                path: path.display().to_string(),
+            });
+        }
+        let authority = Self::open_in(edge, None)?;
+        let der = CertificateDer::from_pem_slice(authority.pem.as_bytes())
+            .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
+        Ok(Self {
+            intermediate: Some(der),
+            ..authority
+        })
+    }
+
+    /// Makes sure the edge has an authority of its own below this one, good for a while: the root's key
+    /// stays where the internet never reaches.
+    ///
+    /// # Errors
+    /// Its files can't be read or written.
+    pub fn delegate(&self, edge: &Path) -> Result<(), AuthorityError> {
+        let now = OffsetDateTime::now_utc();
+        if let Ok(text) = std::fs::read(edge.join("ca.pem"))
+            && let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&text)
+            && let Ok(certificate) = pem.parse_x509()
+            && certificate.validity().not_after.timestamp()
+                > (now + LEAF_LIFE + Duration::days(30)).unix_timestamp()
+        {
+            return Ok(());
+        }
+        for name in ["ca.pem", "ca.key"] {
+            // Gone already is as good.
+            std::fs::remove_file(edge.join(name)).unwrap_or_default();
+        }
+        Self::open_in(edge, Some(self)).map(drop)
+    }
+
+    fn open_in(folder: &Path, above: Option<&Self>) -> Result<Self, AuthorityError> {
         let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
         let file = |action, path: &Path| {
             let path = path.display().to_string();
@@ -99,7 +156,11 @@ impl LocalAuthority {
             };
             let pair = KeyPair::from_pem(&key_pem).map_err(unusable(&key))?;
             let issuer = Issuer::from_ca_cert_pem(&pem, pair).map_err(unusable(&certificate))?;
-            return Ok(Self { issuer, pem });
+            return Ok(Self {
+                issuer,
+                pem,
+                intermediate: None,
+            });
         }
         // A key without its certificate is left by a crash between the two: it serves as well.
         let pair = match std::fs::read_to_string(&key) {
@@ -109,9 +170,20 @@ impl LocalAuthority {
             })?,
             Err(_) => KeyPair::generate()?,
         };
-        let params = root(OffsetDateTime::now_utc());
-        let pem = params.self_signed(&pair)?.pem();
-        std::fs::create_dir_all(&folder).map_err(file("write", &folder))?;
+        let now = OffsetDateTime::now_utc();
+        let (params, pem) = match above {
+            None => {
+                let params = authority("Nuage local certificate authority", 1, now, ROOT_LIFE);
+                let pem = params.self_signed(&pair)?.pem();
+                (params, pem)
+            }
+            Some(above) => {
+                let params = authority("Nuage edge", 0, now, EDGE_LIFE);
+                let pem = params.signed_by(&pair, &above.issuer)?.pem();
+                (params, pem)
+            }
+        };
+        std::fs::create_dir_all(folder).map_err(file("write", folder))?;
         // The key first: a certificate without its key could be trusted and never used.
         durable::replace(&key, pair.serialize_pem().as_bytes(), Access::Owner)
             .map_err(file("write", &key))?;
@@ -120,6 +192,7 @@ impl LocalAuthority {
         Ok(Self {
             issuer: Issuer::new(params, pair),
             pem,
+            intermediate: None,
         })
     }
 
@@ -144,7 +217,10 @@ impl LocalAuthority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&pair, &self.issuer)?;
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pair.serialize_der()));
-        let key = CertifiedKey::from_der(vec![certificate.der().clone()], key, &default_provider())
+        let chain = std::iter::once(certificate.der().clone())
+            .chain(self.intermediate.clone())
+            .collect();
+        let key = CertifiedKey::from_der(chain, key, &default_provider())
             .map_err(|_| rcgen::Error::CouldNotParseKeyPair)?;
         Ok(Leaf {
             key: key.into(),
@@ -154,16 +230,16 @@ impl LocalAuthority {
     }
 }
 
-fn root(now: OffsetDateTime) -> CertificateParams {
+/// An authority with at most `below` others between it and a certificate.
+fn authority(name: &str, below: u8, now: OffsetDateTime, life: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "Nuage local certificate authority");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = below == 0;
     params.not_before = now - BACKDATED;
-    params.not_after = now + ROOT_LIFE;
+    params.not_after = now + life;
     params
 }
 
@@ -190,6 +266,30 @@ mod tests {
         let (_, certificate) = x509_parser::parse_x509_certificate(&leaf.key.cert[0]).unwrap();
         let (_, ca) = x509_parser::pem::parse_x509_pem(first.pem().as_bytes()).unwrap();
         assert_eq!(certificate.issuer(), ca.parse_x509().unwrap().subject());
+    }
+
+    #[test]
+    fn the_edge_signs_without_the_roots_key() {
+        let state = tempfile::tempdir().unwrap();
+        let edge = state.path().join("edge");
+        assert!(LocalAuthority::open_for_edge(&edge).is_err());
+        let root = LocalAuthority::open(state.path()).unwrap();
+        root.delegate(&edge).unwrap();
+        let given = std::fs::read(edge.join("ca.pem")).unwrap();
+        root.delegate(&edge).unwrap();
+        assert_eq!(
+            std::fs::read(edge.join("ca.pem")).unwrap(),
+            given,
+            "still good"
+        );
+        let leaf = LocalAuthority::open_for_edge(&edge)
+            .unwrap()
+            .issue(vec!["*.w.example".into()], OffsetDateTime::now_utc())
+            .unwrap();
+        assert_eq!(leaf.key.cert.len(), 2);
+        let (_, between) = x509_parser::parse_x509_certificate(&leaf.key.cert[1]).unwrap();
+        let (_, pem) = x509_parser::pem::parse_x509_pem(root.pem().as_bytes()).unwrap();
+        assert_eq!(between.issuer(), pem.parse_x509().unwrap().subject());
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Certificates {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|identity, _| wanted(identity));
-        for (zone, _) in &registry.zones {
+        for (zone, _) in registry.zones.iter() {
             let identity = Identity(zone.origin.clone());
             let read = zone
                 .certificate

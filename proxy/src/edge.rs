@@ -1,15 +1,16 @@
 //! The proxy: whom a request is for, and what answers it.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use common::{
-    Backend, Config, HostName, HttpsPolicy, Published, Site, config::Limits, site::Upstream,
+    Backend, Config, HostName, HttpsPolicy, Published, Site, config::Limits, observed::State,
+    site::Upstream,
 };
 use http::{HeaderValue, Method, Version, header};
 use pingora::{
@@ -20,19 +21,26 @@ use pingora::{
     upstreams::peer::HttpPeer,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::timeout;
 use url::Url;
 
 use crate::{
+    Sites,
     access_log::{AccessLog, Line},
     certificates::{Certificates, ServerName},
     files, host,
     metrics::Metrics,
     pages::{Page, Rendered},
-    upstream::Resolver,
+    upstream::{self, MOST_ATTEMPTS, Resolver},
+    visits::Visit,
+    waking::{self, PATIENCE_OF_PEOPLE, PATIENCE_OF_PROGRAMS, Refusal},
 };
 
 /// The least rate of a request body, on average.
 const LEAST_OCTETS_PER_SECOND: u64 = 512;
+
+/// Before a container that refused a connection is tried again, once, twice, three times this long.
+const AFTER_A_REFUSAL: Duration = Duration::from_millis(100);
 
 /// Everything a request needs, shared by all of them.
 pub(crate) struct Edge {
@@ -42,6 +50,7 @@ pub(crate) struct Edge {
     resolver: Resolver,
     limits: Limits,
     https_port: u16,
+    sites: Sites,
     /// Names this process in Via, to recognise a request that comes round (RFC 9110 §7.6.3).
     via: String,
 }
@@ -56,6 +65,11 @@ pub(crate) struct Context {
     /// Connections to the upstream that failed, and addresses still untried.
     attempt: usize,
     untried: usize,
+    /// The site's container, found awake.
+    container: Option<(SocketAddr, u64)>,
+    /// Keeps it awake.
+    visit: Option<Visit>,
+    disk_full: bool,
 }
 
 /// What answers a request.
@@ -64,6 +78,7 @@ enum Answer {
     Redirect { status: u16, location: String },
     Files(Arc<Site>),
     Upstream,
+    Container,
 }
 
 impl Edge {
@@ -72,6 +87,7 @@ impl Edge {
         published: Arc<Published>,
         metrics: Arc<Metrics>,
         log: AccessLog,
+        sites: Sites,
     ) -> Self {
         let since = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -82,6 +98,7 @@ impl Edge {
             log,
             resolver: Resolver::default(),
             limits: config.limits.clone(),
+            sites,
             https_port: config.https_port(),
             via: format!("nuage-{:x}-{:x}", std::process::id(), since.subsec_nanos()),
         }
@@ -129,10 +146,57 @@ impl Edge {
                 status: 307,
                 location: redirect_location(target, request),
             },
-            Backend::Container => Answer::Page(Page::NotRunning),
-            Backend::Upstream(_) if self.came_round(request) => Answer::Page(Page::Loop),
-            Backend::Upstream(_) if self.too_large(request) => Answer::Page(Page::TooLarge),
+            _ if self.came_round(request) => Answer::Page(Page::Loop),
+            _ if self.too_large(request) => Answer::Page(Page::TooLarge),
             Backend::Upstream(_) => Answer::Upstream,
+            Backend::Container(_) => Answer::Container,
+        }
+    }
+
+    /// Finds the site's container awake, or waits until it is, as long as whoever asks would.
+    async fn awake(&self, session: &Session, context: &mut Context) -> Result<(), Page> {
+        let Some((name, _)) = &context.site else {
+            return Err(Page::Failed);
+        };
+        let live = self.published.load().observed.get(name.as_str()).cloned();
+        context.disk_full = live.as_ref().is_some_and(|live| live.full);
+        let request = session.req_header();
+        let state = live.as_ref().map_or(State::Archived, |live| live.state);
+        if state != State::Awake && waking::is_robot(&request.headers) {
+            return Err(Page::Asleep);
+        }
+        context.visit = Some(self.sites.visits.begin(name.as_str()));
+        // Looked at again once the visit is counted: what goes to sleep from here on is noticed by
+        // whoever follows the observed state.
+        let live = self.published.load().observed.get(name.as_str()).cloned();
+        if let Some(live) = live.filter(|live| live.state == State::Awake)
+            && let Some(address) = live.address
+        {
+            context.container = Some((address, live.generation));
+            return Ok(());
+        }
+        let patience = if waking::is_person(request) {
+            PATIENCE_OF_PEOPLE
+        } else {
+            PATIENCE_OF_PROGRAMS
+        };
+        self.wake(context, patience).await
+    }
+
+    async fn wake(&self, context: &mut Context, patience: Duration) -> Result<(), Page> {
+        let (Some(waker), Some((name, _))) = (&self.sites.waker, &context.site) else {
+            return Err(Page::NotRunning);
+        };
+        match timeout(patience, waker.wake(name.as_str().into())).await {
+            Err(_) => Err(Page::Waking),
+            Ok(Ok(live)) => {
+                let address = live.address.ok_or(Page::NotRunning)?;
+                context.container = Some((address, live.generation));
+                Ok(())
+            }
+            Ok(Err(Refusal::NoControl)) => Err(Page::NotRunning),
+            Ok(Err(Refusal::Full)) => Err(Page::Crowded),
+            Ok(Err(Refusal::Failing)) => Err(Page::Failing),
         }
     }
 
@@ -241,6 +305,9 @@ impl ProxyHttp for Edge {
             body_octets: 0,
             attempt: 0,
             untried: 0,
+            container: None,
+            visit: None,
+            disk_full: false,
         }
     }
 
@@ -252,6 +319,10 @@ impl ProxyHttp for Edge {
         session.set_write_timeout(Some(self.limits.stall));
         match self.answer(session, context) {
             Answer::Upstream => return Ok(false),
+            Answer::Container => match self.awake(session, context).await {
+                Ok(()) => return Ok(false),
+                Err(page) => self.show(session, page, context).await?,
+            },
             Answer::Page(page) => self.show(session, page, context).await?,
             Answer::Redirect { status, location } => redirect(session, status, &location).await?,
             Answer::Files(site) => {
@@ -304,6 +375,24 @@ impl ProxyHttp for Edge {
         _session: &mut Session,
         context: &mut Context,
     ) -> Result<Box<HttpPeer>> {
+        if context.is_container() {
+            if context.container.is_none() {
+                // It went to sleep, or ended, just as the request came; control may hear of that
+                // a moment later than we do.
+                let pause = u32::try_from(context.attempt).unwrap_or(u32::MAX);
+                tokio::time::sleep(AFTER_A_REFUSAL.saturating_mul(pause)).await;
+                let woken = self.wake(context, PATIENCE_OF_PROGRAMS).await;
+                woken.map_err(|_| {
+                    Error::explain(ErrorType::ConnectError, "the site does not wake").into_up()
+                })?;
+            }
+            if let (Some((address, generation)), Some((name, _))) =
+                (context.container, &context.site)
+            {
+                let peer = upstream::container(address, name.as_str(), generation, &self.limits);
+                return Ok(Box::new(peer));
+            }
+        }
         let Some((name, upstream)) = context.upstream() else {
             return Error::e_explain(ErrorType::InternalError, "no upstream to go to");
         };
@@ -327,7 +416,11 @@ impl ProxyHttp for Edge {
     ) -> Box<Error> {
         // Nothing was sent: the next address of the name may be tried whatever the method.
         context.attempt += 1;
-        error.set_retry(context.untried > 0);
+        let again = context.is_container() && context.attempt < MOST_ATTEMPTS;
+        if again {
+            context.container = None;
+        }
+        error.set_retry(again || context.untried > 0);
         error
     }
 
@@ -341,6 +434,22 @@ impl ProxyHttp for Edge {
         self.forward(session, request, &host)
     }
 
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        // A site that can't write fails in ways its visitors can't read.
+        if context.disk_full && response.status.as_u16() == 500 {
+            return Err(Error::explain(
+                ErrorType::HTTPStatus(507),
+                "the site's disk is full",
+            ));
+        }
+        Ok(())
+    }
+
     async fn fail_to_proxy(
         &self,
         session: &mut Session,
@@ -350,6 +459,7 @@ impl ProxyHttp for Edge {
         let page = match (error.etype(), error.esource()) {
             (ErrorType::HTTPStatus(413), _) => Some(Page::TooLarge),
             (ErrorType::HTTPStatus(408), _) => Some(Page::TooSlow),
+            (ErrorType::HTTPStatus(507), _) => Some(Page::DiskFull),
             (
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout,
                 ErrorSource::Upstream,
@@ -433,6 +543,12 @@ impl ProxyHttp for Edge {
 }
 
 impl Context {
+    fn is_container(&self) -> bool {
+        self.site
+            .as_ref()
+            .is_some_and(|(_, site)| matches!(site.backend, Backend::Container(_)))
+    }
+
     fn upstream(&self) -> Option<(&HostName, &Upstream)> {
         let (name, site) = self.site.as_ref()?;
         match &site.backend {

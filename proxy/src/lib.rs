@@ -21,12 +21,19 @@ mod metrics;
 mod pages;
 mod range;
 mod upstream;
+mod visits;
+mod waking;
 
 use std::{io, net::TcpListener, sync::Arc};
 
 use common::{Config, Published, gate::Gate};
 use pingora::{proxy::HttpProxy, server::configuration::ServerConf};
 use tokio::sync::watch;
+
+pub use crate::{
+    visits::Visits,
+    waking::{Refusal, Waker},
+};
 
 use crate::{
     access_log::AccessLog,
@@ -49,6 +56,15 @@ pub struct Sockets {
     pub https: Vec<TcpListener>,
 }
 
+/// How container sites are reached.
+#[derive(Clone, Default)]
+pub struct Sites {
+    /// Who wakes them; nobody does where there are no containers.
+    pub waker: Option<Arc<dyn Waker>>,
+    /// Who looks at which.
+    pub visits: Arc<Visits>,
+}
+
 /// A running edge.
 #[derive(Debug)]
 pub struct Server {
@@ -65,6 +81,7 @@ pub fn start(
     config: &Config,
     published: &Arc<Published>,
     authority: LocalAuthority,
+    sites: Sites,
     registry: &prometheus::Registry,
 ) -> Result<Server, StartError> {
     let metrics = Metrics::register(registry)?;
@@ -73,7 +90,13 @@ pub fn start(
     let log = AccessLog::start(&config.access_log, registry).map_err(StartError::AccessLog)?;
     let acceptor = certificates.acceptor().map_err(StartError::Tls)?;
 
-    let edge = Edge::new(config, Arc::clone(published), Arc::clone(&metrics), log);
+    let edge = Edge::new(
+        config,
+        Arc::clone(published),
+        Arc::clone(&metrics),
+        log,
+        sites,
+    );
     let conf = ServerConf {
         threads: front::worker_count(),
         upstream_keepalive_pool_size: IDLE_UPSTREAM_CONNECTIONS,

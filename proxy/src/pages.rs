@@ -32,8 +32,18 @@ pub(crate) enum Page {
     Failed,
     /// 502: the site's own server does not answer.
     UpstreamDown,
-    /// 503: the site's container is not running.
+    /// 503: the site's container is not running, and nothing runs it.
     NotRunning,
+    /// 503: it is waking up; the page loads itself again.
+    Waking,
+    /// 503: it sleeps, and who asks is nobody to wake it for.
+    Asleep,
+    /// 503: it can't wake while so many others are awake.
+    Crowded,
+    /// 503: it fails.
+    Failing,
+    /// 507: its disk is full.
+    DiskFull,
     /// 504: the site's own server answers too slowly.
     UpstreamSlow,
     /// 508: the request came back to us.
@@ -80,7 +90,7 @@ impl Page {
         } else {
             (
                 "text/html; charset=utf-8",
-                html(language, status, &words, host),
+                html(language, status, &words, host, self == Self::Waking),
             )
         };
         Rendered {
@@ -98,7 +108,10 @@ impl Page {
 
     fn retry_after(self) -> Option<&'static str> {
         match self {
+            Self::Waking => Some("2"),
             Self::UpstreamDown | Self::NotRunning | Self::UpstreamSlow => Some("10"),
+            Self::Crowded | Self::Failing => Some("30"),
+            Self::Asleep => Some("120"),
             _ => None,
         }
     }
@@ -239,6 +252,61 @@ impl Page {
                     "Il est déclaré, mais rien ne le fait encore tourner. Merci de réessayer dans un instant.",
                 ),
             ),
+            Self::Waking => (
+                503,
+                say(
+                    "This site is waking up",
+                    "It slept, as nobody was looking. It opens by itself in a moment.",
+                ),
+                say(
+                    "Ce site se réveille",
+                    "Il dormait, car personne ne regardait. Il s'ouvre tout seul dans un instant.",
+                ),
+            ),
+            Self::Asleep => (
+                503,
+                say(
+                    "This site is asleep",
+                    "It wakes up for people, not for robots. Please come back later.",
+                ),
+                say(
+                    "Ce site dort",
+                    "Il se réveille pour les gens, pas pour les robots. Merci de revenir plus tard.",
+                ),
+            ),
+            Self::Crowded => (
+                503,
+                say(
+                    "Many sites are awake just now",
+                    "This one has to wait until another goes to sleep. Please try again in a moment.",
+                ),
+                say(
+                    "Beaucoup de sites sont éveillés en ce moment",
+                    "Celui-ci attend qu'un autre s'endorme. Merci de réessayer dans un instant.",
+                ),
+            ),
+            Self::Failing => (
+                503,
+                say(
+                    "This site does not start",
+                    "Something in it fails. If it is yours, its log says what: ask your administrator, or run `nuage site logs`.",
+                ),
+                say(
+                    "Ce site ne démarre pas",
+                    "Quelque chose y échoue. Si ce site est le vôtre, son journal dit quoi : demandez à votre administrateur, ou lancez `nuage site logs`.",
+                ),
+            ),
+            Self::DiskFull => (
+                507,
+                say(
+                    "This site's disk is full",
+                    "It can't store anything more. If it is yours, remove some files or ask for more room.",
+                ),
+                say(
+                    "Le disque de ce site est plein",
+                    "Il ne peut plus rien enregistrer. Si ce site est le vôtre, supprimez des fichiers ou demandez plus de place.",
+                ),
+            ),
             Self::UpstreamSlow => (
                 504,
                 say(
@@ -265,7 +333,20 @@ impl Page {
     }
 }
 
-fn html(language: &str, status: u16, words: &Words, host: Option<&str>) -> String {
+/// Asks until the site answers by itself, then shows it; a form that was sent is not sent again.
+const AGAIN: &str = r#"<script>
+async function again() {
+  try {
+    const answer = await fetch(location.href, { method: "HEAD", cache: "no-store", headers: { accept: "application/json" } })
+    if (answer.status !== 503) return location.reload()
+  } catch {}
+  setTimeout(again, 1000)
+}
+setTimeout(again, 500)
+</script>
+"#;
+
+fn html(language: &str, status: u16, words: &Words, host: Option<&str>, again: bool) -> String {
     let Words { title, text } = words;
     // Only host names of LDH characters get here, so there is nothing to escape; what else might
     // come is left out rather than trusted.
@@ -275,13 +356,23 @@ fn html(language: &str, status: u16, words: &Words, host: Option<&str>) -> Strin
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
         })
         .unwrap_or_default();
+    // With a script the page stays in view until the site is there; without one it loads itself.
+    let (head, motion, script) = if again {
+        (
+            "<noscript><meta http-equiv=\"refresh\" content=\"2\"></noscript>\n",
+            "svg { animation: drift 2s ease-in-out infinite alternate }\n@keyframes drift { to { transform: translateX(1rem) } }\n@media (prefers-reduced-motion: reduce) { svg { animation: none } }\n",
+            AGAIN,
+        )
+    } else {
+        ("", "", "")
+    };
     format!(
         r#"<!doctype html>
 <html lang="{language}">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="robots" content="noindex">
-<title>{title}</title>
+{head}<title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; --ink: #1d2733; --soft: #5c6b7a; --sky: #eef4fa; --line: #3f7cc4 }}
 @media (prefers-color-scheme: dark) {{ :root {{ --ink: #e8eef5; --soft: #9fb0c1; --sky: #131b24; --line: #6ea8ea }} }}
@@ -290,14 +381,14 @@ main {{ max-width: 34rem; padding: 2rem; box-sizing: border-box; overflow-wrap: 
 svg {{ width: 4.5rem; stroke: var(--line); fill: none; stroke-width: 2.5; stroke-linejoin: round }}
 h1 {{ font-size: 1.7rem; line-height: 1.2; margin: .6rem 0 }}
 small {{ color: var(--soft) }}
-</style>
+{motion}</style>
 <main>
 <svg viewBox="0 0 48 30" aria-hidden="true"><path d="M13 27a9 9 0 0 1-1-17.9A13 13 0 0 1 36.6 12 7.6 7.6 0 0 1 36 27z"/></svg>
 <h1>{title}</h1>
 <p>{text}</p>
 <small>{status}{separator}{host}</small>
 </main>
-</html>
+{script}</html>
 "#,
         separator = if host.is_empty() { "" } else { " · " },
     )

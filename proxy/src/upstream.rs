@@ -14,7 +14,7 @@ use common::{
     config::Limits,
     site::{Protocol, Upstream, UpstreamAddress},
 };
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, PeerOptions};
 
 /// Idle upstream connections are closed before a usual server does so itself.
 const IDLE: Duration = Duration::from_secs(15);
@@ -60,15 +60,9 @@ impl Resolver {
                 HttpPeer::new(address, tls, if tls { host.clone() } else { String::new() })
             }
         };
-        let mut hasher = DefaultHasher::new();
-        (tenant, upstream.to_string()).hash(&mut hasher);
-        peer.group_key = hasher.finish();
+        peer.group_key = group(&(tenant, upstream.to_string()));
         let options = &mut peer.options;
-        options.connection_timeout = Some(limits.connect);
-        options.total_connection_timeout = Some(limits.connect);
-        options.read_timeout = Some(limits.stall);
-        options.write_timeout = Some(limits.stall);
-        options.idle_timeout = Some(IDLE);
+        bound(options, limits);
         match upstream.protocol {
             Protocol::H2c => {
                 options.set_http_version(2, 2);
@@ -112,6 +106,35 @@ impl Resolver {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The peer for a container. Its pooled connections are apart from every other site's, and from those
+/// to itself before it last slept.
+pub(crate) fn container(
+    address: SocketAddr,
+    tenant: &str,
+    generation: u64,
+    limits: &Limits,
+) -> HttpPeer {
+    let mut peer = HttpPeer::new(address, false, String::new());
+    peer.group_key = group(&(tenant, address, generation));
+    bound(&mut peer.options, limits);
+    peer.options.set_http_version(1, 1);
+    peer
+}
+
+fn group(identity: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    identity.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn bound(options: &mut PeerOptions, limits: &Limits) {
+    options.connection_timeout = Some(limits.connect);
+    options.total_connection_timeout = Some(limits.connect);
+    options.read_timeout = Some(limits.stall);
+    options.write_timeout = Some(limits.stall);
+    options.idle_timeout = Some(IDLE);
 }
 
 fn unix(path: &Path) -> io::Result<HttpPeer> {

@@ -1,9 +1,12 @@
 //! One file for each noun of the command line.
 
 pub(crate) mod ca;
+pub(crate) mod capacity;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod running;
 pub(crate) mod site;
+pub(crate) mod uninstall;
 pub(crate) mod zone;
 
 use std::path::Path;
@@ -16,7 +19,7 @@ use crate::output::complain;
 /// Everything wrong in the files: what they say, and the certificates they name.
 pub(crate) fn problems(declared: &Declared) -> Vec<Problem> {
     let mut problems = declared.problems();
-    for (zone, _) in &declared.registry().zones {
+    for (zone, _) in declared.registry().zones.iter() {
         let checked = zone
             .certificate
             .as_ref()

@@ -5,19 +5,21 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow, bail};
 use common::{
-    Config, Declared, HttpsPolicy, Problem, Route, Site, SiteName, Zone,
+    Backend, Config, Declared, HttpsPolicy, Problem, Route, Site, SiteName, Zone,
     durable::{self, Access},
     edit::{self, EditError, SiteChange},
 };
 use serde_json::{Value, json};
 
-use super::{check::refuse, complain_of_errors, open};
+use super::{check::refuse, complain_of_errors, open, running};
 use crate::{
     args::{Change, Named, SiteCommand},
+    control::{self, Client, ControlError},
     output::{Done, Output, count, table},
 };
 
@@ -50,7 +52,56 @@ pub(crate) fn run(command: SiteCommand, config: &Path, output: &Output) -> anyho
         SiteCommand::Remove { site, dry_run } => {
             write(config, &site, dry_run, output, "removed", edit::remove)
         }
+        SiteCommand::Wake { site } => at_control(config, &site)?.wake("wake", output),
+        SiteCommand::Restart { site } => at_control(config, &site)?.wake("restart", output),
+        SiteCommand::Sleep { site } => at_control(config, &site)?.sleep(output),
+        SiteCommand::Logs {
+            site,
+            lines,
+            follow,
+        } => at_control(config, &site)?.logs(lines, follow),
+        SiteCommand::Exec { site, command } => at_control(config, &site)?.exec(&command),
+        SiteCommand::Backup { site, output: to } => {
+            at_control(config, &site)?.backup(to.as_deref(), output)
+        }
+        SiteCommand::Restore { site, file, bin: _ } => {
+            at_control(config, &site)?.restore(file.as_deref(), output)
+        }
+        SiteCommand::Stats { name, zone } => match name {
+            Some(name) => {
+                let site = at_control(config, &Named { name, zone })?;
+                running::stats(&site.client, Some(&site.name), output)
+            }
+            None => running::stats(&client(&Config::load(config)?), None, output),
+        },
     }
+}
+
+fn client(config: &Config) -> Client {
+    Client::new(&config.containers.socket)
+}
+
+/// A declared container site, to be asked for at control.
+fn at_control(config: &Path, named: &Named) -> anyhow::Result<running::Site> {
+    let declared = open(config)?;
+    let place = Place::of(&declared, named)?;
+    let site = declared
+        .registry()
+        .zone(&place.origin)
+        .and_then(|zone| zone.site(place.name.as_str()))
+        .ok_or_else(|| EditError::Missing(place.name.clone()))?;
+    if !matches!(site.backend, Backend::Container(_)) {
+        bail!(
+            "{} is no container but `{}`: there is nothing to run",
+            place.name,
+            site.backend.kind()
+        );
+    }
+    Ok(running::Site {
+        client: client(declared.config()),
+        // The site's own name, also where an alias was given.
+        name: format!("{}.{}", site.name, place.origin),
+    })
 }
 
 /// The URLs of sites as visitors type them.
@@ -123,7 +174,7 @@ fn list(declared: &Declared, zone: Option<&str>, output: &Output) -> anyhow::Res
         .collect();
     let values: Vec<Value> = sites
         .iter()
-        .map(|(zone, site)| describe(zone, site, &urls))
+        .map(|(zone, site)| describe(declared, zone, site, &urls))
         .collect();
     output.print(&values, || {
         if sites.is_empty() {
@@ -162,7 +213,7 @@ fn show(declared: &Declared, named: &Named, output: &Output) -> anyhow::Result<D
         .site(place.name.as_str())
         .ok_or_else(|| EditError::Missing(place.name.clone()))?;
     let urls = Urls::of(declared.config());
-    output.print(&describe(zone, site, &urls), || {
+    output.print(&describe(declared, zone, site, &urls), || {
         let list = |names: Vec<String>| names.join(" ");
         let mut rows = vec![
             ("site", zone.origin.child(&site.name).to_string()),
@@ -187,6 +238,12 @@ fn show(declared: &Declared, named: &Named, output: &Output) -> anyhow::Result<D
             ("owner", site.owner.clone().unwrap_or_default()),
             ("group", site.group.clone().unwrap_or_default()),
             (
+                "files",
+                files(declared, zone, site)
+                    .map(|folder| folder.display().to_string())
+                    .unwrap_or_default(),
+            ),
+            (
                 "declared",
                 format!("{}:{}", zone.file.display(), site.position.line),
             ),
@@ -203,7 +260,7 @@ fn show(declared: &Declared, named: &Named, output: &Output) -> anyhow::Result<D
     Ok(Done::Well)
 }
 
-fn describe(zone: &Arc<Zone>, site: &Arc<Site>, urls: &Urls) -> Value {
+fn describe(declared: &Declared, zone: &Arc<Zone>, site: &Arc<Site>, urls: &Urls) -> Value {
     json!({
         "name": site.name,
         "zone": zone.origin,
@@ -214,9 +271,20 @@ fn describe(zone: &Arc<Zone>, site: &Arc<Site>, urls: &Urls) -> Value {
         "domains": site.domains,
         "owner": site.owner,
         "group": site.group,
+        "files": files(declared, zone, site),
         "https": Route { zone, site, foreign: false }.https(),
         "file": zone.file,
         "line": site.position.line,
+    })
+}
+
+/// The folder of a container site's files.
+fn files(declared: &Declared, zone: &Zone, site: &Site) -> Option<PathBuf> {
+    matches!(site.backend, Backend::Container(_)).then(|| {
+        containers::files_of(
+            &declared.config().state,
+            zone.origin.child(&site.name).as_str(),
+        )
     })
 }
 
@@ -250,6 +318,8 @@ fn wanted(change: &Change, container: bool) -> SiteChange {
         group: change.group.clone(),
         owner: change.owner.clone(),
         https: change.https.clone(),
+        image: change.image.clone(),
+        database: change.database.then_some(true),
     }
 }
 
@@ -354,6 +424,9 @@ fn write(
             .with_context(|| format!("can't write {}", place.file.display()))?;
     }
     let seen = open(config)?;
+    if !dry_run && verb == "added" {
+        prepare(seen.config(), &format!("{}.{}", place.name, place.origin));
+    }
     let urls = Urls::of(seen.config());
     let site = seen
         .registry()
@@ -366,7 +439,7 @@ fn write(
         "file": place.file,
         "dry_run": dry_run,
         "changes": differences(&before, &after),
-        "site": site.map(|(zone, site)| describe(zone, site, &urls)),
+        "site": site.map(|(zone, site)| describe(&seen, zone, site, &urls)),
     });
     output.print(&value, || {
         let (name, origin, file) = (&place.name, &place.origin, place.file.display());
@@ -381,9 +454,37 @@ fn write(
             .map(|(zone, site)| urls.all(zone, site))
             .unwrap_or_default();
         let urls: String = urls.iter().map(|url| format!("  {url}\n")).collect();
-        format!("{verb} {name} in {origin} ({file})\n{urls}")
+        let files = site
+            .and_then(|(zone, site)| files(&seen, zone, site))
+            .map(|folder| format!("  files go to {}\n", folder.display()))
+            .unwrap_or_default();
+        format!("{verb} {name} in {origin} ({file})\n{urls}{files}")
     })?;
     Ok(Done::Well)
+}
+
+/// Has a running control make the folder of a new site, so that files can be put there before anybody
+/// looks. Without control, or for a site that is no container, it is made later or never.
+fn prepare(config: &Config, site: &str) {
+    const LITTLE_WHILE: Duration = Duration::from_secs(3);
+    let client = client(config);
+    let asked = async {
+        // Control reads the file a moment after it has landed.
+        for _ in 0..20 {
+            match client
+                .act(&control::site(site, "prepare"), control::nothing())
+                .await
+            {
+                Err(ControlError::Refused { reason, .. }) if reason == "unknown" => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                _ => return,
+            }
+        }
+    };
+    drop(running::block_on(async {
+        tokio::time::timeout(LITTLE_WHILE, asked).await
+    }));
 }
 
 /// Lines that go with `-`, lines that come with `+`: what lies between the common start and end.

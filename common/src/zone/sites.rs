@@ -10,6 +10,8 @@ use url::Url;
 
 use crate::{
     config::Config,
+    container::{self, Container},
+    group,
     name::{HostName, NameError, SiteName},
     paths,
     problem::Position,
@@ -18,7 +20,20 @@ use crate::{
 };
 
 const KEYS: &[&str] = &[
-    "owner", "group", "aliases", "domains", "static", "upstream", "redirect", "https",
+    "owner",
+    "group",
+    "aliases",
+    "domains",
+    "static",
+    "upstream",
+    "redirect",
+    "https",
+    "image",
+    "command",
+    "port",
+    "environment",
+    "secrets",
+    "database",
 ];
 
 /// Names in use within the zone, and where they were taken.
@@ -147,6 +162,14 @@ pub(super) fn read<'d>(
         };
         let owner = text("owner", reading);
         let group = text("group", reading);
+        if let (Backend::Container(_), Some(name)) = (&backend, &group)
+            && config.groups.of(Some(name)).0 != name.as_str()
+        {
+            reading.warning(
+                key.at,
+                format!("there is no [groups.{name}] in nuage.toml: the limits are those of [groups.default]"),
+            );
+        }
         sites.push(Arc::new(Site {
             name,
             owner,
@@ -182,6 +205,14 @@ fn backend(table: &Table<'_>, site_at: usize, base: &Path, reading: &mut Reading
         .into_iter()
         .filter(|key| table.has(key))
         .collect();
+    if let Some(kind) = kinds.first() {
+        for key in container::KEYS.iter().filter(|key| table.has(key)) {
+            reading.error(
+                site_at,
+                format!("`{key}` is for containers, and this site is `{kind}`: keep one of them"),
+            );
+        }
+    }
     if kinds.len() > 1 {
         reading.error(
             site_at,
@@ -229,7 +260,52 @@ fn backend(table: &Table<'_>, site_at: usize, base: &Path, reading: &mut Reading
         }
         _ => None,
     }
-    .unwrap_or(Backend::Container)
+    .unwrap_or_else(|| Backend::Container(container(table, base, reading)))
+}
+
+/// What the site says of its container, if anything.
+fn container(table: &Table<'_>, base: &Path, reading: &mut Reading<'_>) -> Option<Box<Container>> {
+    if !container::KEYS.iter().any(|key| table.has(key)) {
+        return None;
+    }
+    let variables = |key: &str, reading: &mut Reading<'_>| {
+        let mut written = table.map(key, reading);
+        written.retain(|(name, value)| {
+            let right = container::is_variable(name.value)
+                && value.value.len() <= 32_768
+                && !value.value.contains('\0');
+            if !right {
+                reading.error(
+                    name.at,
+                    format!("\"{}\" can't be an environment variable: write letters, digits and _, and a value without NUL", name.value),
+                );
+            }
+            right
+        });
+        written
+    };
+    let environment = variables("environment", reading)
+        .into_iter()
+        .map(|(name, value)| (name.value.to_owned(), value.value.to_owned()))
+        .collect();
+    let secrets = variables("secrets", reading)
+        .into_iter()
+        .map(|(name, file)| (name.value.to_owned(), paths::join(base, file.value)))
+        .collect();
+    Some(Box::new(Container {
+        image: group::image(table, reading),
+        command: table
+            .strings("command", reading)
+            .into_iter()
+            .map(|word| word.value.to_owned())
+            .collect(),
+        port: table
+            .integer("port", 1..=65_535, reading)
+            .and_then(|port| u16::try_from(port).ok()),
+        environment,
+        secrets,
+        database: table.boolean("database", reading).unwrap_or(false),
+    }))
 }
 
 /// Labels of sites and aliases, each with its site's index.

@@ -1,0 +1,265 @@
+//! Where sites' files live: `state/sites/<zone>/<site>/files`, owned by the site's own uid. A site
+//! that is removed leaves its folder in `state/bin` for 30 days.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use time::{
+    OffsetDateTime,
+    format_description::well_known::{
+        Iso8601,
+        iso8601::{Config, EncodedConfig, TimePrecision},
+    },
+};
+
+use crate::{backup, disk};
+
+/// How long the files of a removed site are kept.
+pub(crate) const KEPT: Duration = Duration::from_secs(30 * 86_400);
+
+/// `20261122T183000Z`: sorts by time, and needs no quoting.
+const STAMP: &Iso8601<STAMP_FORM> = &Iso8601;
+const STAMP_FORM: EncodedConfig = Config::DEFAULT
+    .set_use_separators(false)
+    .set_time_precision(TimePrecision::Second {
+        decimal_digits: None,
+    })
+    .encode();
+
+/// The folders of all sites.
+#[derive(Clone, Debug)]
+pub(crate) struct Folders {
+    state: PathBuf,
+}
+
+impl Folders {
+    pub(crate) fn new(state: &Path) -> Self {
+        // The engine mounts what it is told by its full name.
+        let state = std::path::absolute(state).unwrap_or_else(|_| state.to_owned());
+        Self { state }
+    }
+
+    /// A site's own folder; where it has a quota, its disk is mounted there.
+    pub(crate) fn site(&self, site: &str) -> PathBuf {
+        let (label, zone) = split(site);
+        self.state.join("sites").join(zone).join(label)
+    }
+
+    /// What its container sees as /var/www/html.
+    pub(crate) fn files(&self, site: &str) -> PathBuf {
+        self.site(site).join("files")
+    }
+
+    /// What its container sees as /var/tmp: uploads on their way, sessions.
+    pub(crate) fn scratch(&self, site: &str) -> PathBuf {
+        self.site(site).join("tmp")
+    }
+
+    /// The image of its disk.
+    pub(crate) fn image(&self, site: &str) -> PathBuf {
+        let (label, zone) = split(site);
+        self.state
+            .join("disks")
+            .join(zone)
+            .join(format!("{label}.ext4"))
+    }
+
+    /// A folder for what backups and restores need meanwhile; only root looks into it.
+    pub(crate) fn work(&self, site: &str) -> io::Result<PathBuf> {
+        let work = self.state.join("work");
+        private(&work)?;
+        let folder = work.join(site);
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    /// Makes a site's folder ready, with room for `quota` octets. Only a site at rest gets another disk
+    /// than it has: a running container holds on to the one it started with.
+    pub(crate) fn prepare(
+        &self,
+        site: &str,
+        uid: u32,
+        quota: Option<u64>,
+        at_rest: bool,
+    ) -> io::Result<()> {
+        let (folder, image) = (self.site(site), self.image(site));
+        fs::create_dir_all(&folder)?;
+        let quota = quota.filter(|_| at_rest);
+        if quota.is_some() || image.exists() {
+            private(&self.state.join("disks"))?;
+            fs::create_dir_all(image.parent().unwrap_or(&self.state))?;
+            disk::mount(&image, &folder, quota)?;
+        }
+        // Nobody lists them, and each site's own folders are closed to the others.
+        for outer in [&self.state.join("sites"), &folder] {
+            fs::set_permissions(outer, fs::Permissions::from_mode(0o711))?;
+        }
+        for own in [self.files(site), self.scratch(site)] {
+            if !own.exists() {
+                fs::create_dir(&own)?;
+            }
+            let meta = fs::symlink_metadata(&own)?;
+            if !meta.is_dir() {
+                return Err(io::Error::other(format!("{} is no folder", own.display())));
+            }
+            if meta.uid() != uid {
+                chown(&own, Some(uid), Some(uid))?;
+                fs::set_permissions(&own, fs::Permissions::from_mode(0o750))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a removed site's folder aside, with a dump of its database; whether there was anything.
+    pub(crate) fn discard(&self, site: &str, now: SystemTime) -> io::Result<bool> {
+        let (folder, image) = (self.site(site), self.image(site));
+        if !folder.exists() && !image.exists() {
+            return Ok(false);
+        }
+        disk::unmount(&folder)?;
+        let bin = self.state.join("bin");
+        private(&bin)?;
+        let stamp = OffsetDateTime::from(now)
+            .format(STAMP)
+            .map_err(io::Error::other)?;
+        let mut place = bin.join(format!("{site}@{stamp}"));
+        for again in 1.. {
+            if !place.exists() {
+                break;
+            }
+            place = bin.join(format!("{site}@{stamp}.{again}"));
+        }
+        fs::create_dir(&place)?;
+        let dump = self.work(site)?.join(backup::DUMP);
+        for (from, to) in [
+            // First what a new site of this name would find.
+            (&image, "disk.ext4"),
+            (&folder, "site"),
+            (&dump, backup::DUMP),
+        ] {
+            if from.exists() {
+                fs::rename(from, place.join(to))?;
+            }
+        }
+        fs::remove_dir_all(self.work(site)?)?;
+        // Its age in the bin, not that of its newest file.
+        fs::File::open(&place)?.set_modified(now)?;
+        for emptied in [folder.parent(), image.parent()].into_iter().flatten() {
+            // Goes with the last site of its zone, and only then.
+            fs::remove_dir(emptied).unwrap_or_default();
+        }
+        Ok(true)
+    }
+
+    /// Puts back what a site left in the bin last; what is there now goes to the bin.
+    pub(crate) fn recover(&self, site: &str, now: SystemTime) -> io::Result<()> {
+        let Some(last) = self.discarded(site).pop() else {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the bin holds nothing of this site",
+            ));
+        };
+        self.discard(site, now)?;
+        let (folder, image) = (self.site(site), self.image(site));
+        let dump = self.work(site)?.join(backup::DUMP);
+        for (from, to) in [
+            ("site", &folder),
+            ("disk.ext4", &image),
+            (backup::DUMP, &dump),
+        ] {
+            let from = last.join(from);
+            if from.exists() {
+                fs::create_dir_all(to.parent().unwrap_or(&self.state))?;
+                fs::rename(from, to)?;
+            }
+        }
+        fs::remove_dir_all(last)
+    }
+
+    /// What a site left in the bin, the latest last.
+    pub(crate) fn discarded(&self, site: &str) -> Vec<PathBuf> {
+        let prefix = format!("{site}@");
+        let entries = fs::read_dir(self.state.join("bin"));
+        let mut found: Vec<PathBuf> = entries
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| {
+                path.file_name()
+                    .and_then(|name| name.to_str())
+                    .is_some_and(|name| name.starts_with(&prefix))
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// Empties the bin of what has been there long enough.
+    pub(crate) fn empty_bin(&self, now: SystemTime) {
+        let Ok(entries) = fs::read_dir(self.state.join("bin")) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let age = entry
+                .metadata()
+                .and_then(|meta| meta.modified())
+                .ok()
+                .and_then(|modified| now.duration_since(modified).ok());
+            if age.is_some_and(|age| age > KEPT) {
+                let path = entry.path();
+                match fs::remove_dir_all(&path) {
+                    Ok(()) => {
+                        tracing::info!(path = %path.display(), "the bin kept this for 30 days; it is gone now");
+                    }
+                    Err(error) => {
+                        tracing::error!(path = %path.display(), %error, "can't empty the bin");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn split(site: &str) -> (&str, &str) {
+    site.split_once('.').unwrap_or((site, ""))
+}
+
+/// A folder only its owner looks into.
+fn private(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bin_keeps_a_site_for_thirty_days() {
+        let state = tempfile::tempdir().unwrap();
+        let folders = Folders::new(state.path());
+        let files = folders.files("a.w.example");
+        fs::create_dir_all(&files).unwrap();
+        fs::File::create(files.join("index.php")).unwrap();
+        let now = SystemTime::now();
+        assert!(folders.discard("a.w.example", now).unwrap());
+        assert!(!folders.discard("a.w.example", now).unwrap());
+        assert!(!state.path().join("sites/w.example").exists());
+        let kept = folders.discarded("a.w.example");
+        assert_eq!(kept.len(), 1);
+        assert!(kept[0].join("site/files/index.php").exists());
+        assert!(folders.discarded("b.w.example").is_empty());
+        folders.recover("a.w.example", now).unwrap();
+        assert!(files.join("index.php").exists());
+        assert!(folders.discard("a.w.example", now).unwrap());
+
+        folders.empty_bin(now + KEPT - Duration::from_secs(60));
+        assert_eq!(folders.discarded("a.w.example").len(), 1);
+        folders.empty_bin(now + KEPT + Duration::from_secs(60));
+        assert!(folders.discarded("a.w.example").is_empty());
+    }
+}

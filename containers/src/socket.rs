@@ -1,0 +1,672 @@
+//! The control socket: HTTP on a Unix socket, version 1.
+//!
+//! | request | who | answer |
+//! |---|---|---|
+//! | `GET /v1/observed` | edge | one JSON [`Change`] a line: everything known, then what changes |
+//! | `POST /v1/activity` | edge | `[["site", requests under way], …]` of sites used since the last one |
+//! | `POST /v1/sites/NAME/wake` | edge | the site's [`Live`] once it is awake |
+//! | `POST /v1/sites/NAME/{sleep,restart,prepare}` | admin | when it is done |
+//! | `GET /v1/sites/NAME/logs?lines&follow` | admin | what it printed |
+//! | `POST /v1/sites/NAME/exec?command…` | admin | its output in [`frame`]s, while the body is its input |
+//! | `GET /v1/sites/NAME/backup`, `POST …/restore` | admin | `tar.zst` |
+//! | `GET /v1/capacity` | admin | [`Capacity`](crate::Capacity) |
+//!
+//! Who is who is the kernel's word: root and control's own user may do everything, the edge's user
+//! what the edge does, and others can't open the socket.
+
+use std::{
+    convert::Infallible,
+    io,
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        net::UnixStream,
+    },
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{ConnectInfo, Path as InPath, Query, Request, State, connect_info::Connected},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::IncomingStream,
+};
+use common::observed::{Change, Observed};
+use futures_util::{Stream, StreamExt, stream};
+use serde::Deserialize;
+use tokio::{
+    io::AsyncWriteExt,
+    net::UnixListener,
+    sync::{broadcast, mpsc, oneshot, watch},
+    time::{interval, timeout},
+};
+
+use crate::{
+    backup,
+    engine::Output,
+    fleet::Command,
+    metrics::Wakes,
+    plan::Level,
+    tenant::Refusal,
+    work::{Making, Work},
+};
+
+/// How often a stream without news says that control is alive.
+const ALIVE: Duration = Duration::from_secs(2);
+/// The longest a wake may be waited for here; the edge gives up sooner.
+const WAKE: Duration = Duration::from_secs(90);
+/// The longest putting to sleep, holding or preparing may take.
+const ACT: Duration = Duration::from_secs(60);
+/// Without progress from whoever reads or sends a backup: the site stands still meanwhile.
+const STALL: Duration = Duration::from_secs(30);
+
+/// What requests are answered from.
+#[derive(Clone)]
+pub(crate) struct Socket {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) news: broadcast::Sender<Change>,
+    pub(crate) observed: watch::Receiver<Arc<Observed>>,
+    pub(crate) work: Arc<Work>,
+    pub(crate) wakes: Arc<Wakes>,
+}
+
+/// Frames of the output of a command: a kind, a length of four octets, and so many octets.
+pub mod frame {
+    use bytes::{BufMut, Bytes, BytesMut};
+
+    /// Standard output.
+    pub const OUT: u8 = 1;
+    /// Standard error.
+    pub const ERROR: u8 = 2;
+    /// The exit code in decimal digits; the last frame.
+    pub const EXIT: u8 = 3;
+    /// Why the command can't be run; the last frame.
+    pub const FAILURE: u8 = 4;
+    /// The head of a frame, in octets.
+    pub const HEAD: usize = 5;
+
+    /// One frame.
+    pub fn of(kind: u8, octets: &[u8]) -> Bytes {
+        let mut frame = BytesMut::with_capacity(HEAD + octets.len());
+        frame.put_u8(kind);
+        frame.put_u32(u32::try_from(octets.len()).unwrap_or(u32::MAX));
+        frame.put_slice(octets);
+        frame.freeze()
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    admin: bool,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let own = rustix::process::geteuid().as_raw();
+        let admin = stream
+            .io()
+            .peer_cred()
+            .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own);
+        Self { admin }
+    }
+}
+
+/// Binds the socket: for root and our own user, and for the edge's user where there is one.
+///
+/// # Errors
+/// Another control listens there, the path can't be used, or the user is not known.
+pub(crate) fn bind(path: &Path, edge_user: Option<&str>) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another nuage is in control of this state folder",
+        ));
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    // Nobody listens: what is there was left by one that was killed.
+    std::fs::remove_file(path).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    let listener = UnixListener::bind(path)?;
+    let mode = if let Some(user) = edge_user {
+        chown(path, None, Some(group_of(user)?))?;
+        0o660
+    } else {
+        0o600
+    };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+fn group_of(user: &str) -> io::Result<u32> {
+    // Users may come from anywhere the system knows of: its own command asks them all.
+    let output = std::process::Command::new("id")
+        .args(["-g", "--", user])
+        .output()?;
+    String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("there is no user {user} ([containers] edge_user): add it with `adduser --system --group {user}`"),
+            )
+        })
+}
+
+impl Socket {
+    pub(crate) async fn serve(self, listener: UnixListener) {
+        let admin = Router::new()
+            .route("/v1/sites/{site}/sleep", post(sleep))
+            .route("/v1/sites/{site}/restart", post(restart))
+            .route("/v1/sites/{site}/prepare", post(prepare))
+            .route("/v1/sites/{site}/logs", get(logs))
+            .route("/v1/sites/{site}/exec", post(exec))
+            .route("/v1/sites/{site}/backup", get(write_backup))
+            .route("/v1/sites/{site}/restore", post(restore))
+            .route("/v1/capacity", get(capacity))
+            .layer(middleware::from_fn(admins_only));
+        let all = Router::new()
+            .route("/v1/observed", get(observed))
+            .route("/v1/activity", post(activity))
+            .route("/v1/sites/{site}/wake", post(wake))
+            .merge(admin)
+            .with_state(self);
+        let service = all.into_make_service_with_connect_info::<Peer>();
+        if let Err(error) = axum::serve(listener, service).await {
+            tracing::error!(%error, "the control socket ended");
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        within: Duration,
+        command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
+    ) -> Result<T, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        match timeout(within, answer).await {
+            Ok(Ok(answer)) => answer.map_err(|refusal| {
+                self.wakes.refused(match refusal {
+                    Refusal::Unknown => "unknown",
+                    Refusal::Crowded => "crowded",
+                    Refusal::Full => "full",
+                    Refusal::Failing(_) => "failing",
+                });
+                Refused::Site(refusal)
+            }),
+            Ok(Err(_)) => Err(Refused::Stopping),
+            Err(_) => Err(Refused::Late),
+        }
+    }
+
+    async fn send(&self, command: Command) -> Result<(), Refused> {
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| Refused::Stopping)
+    }
+
+    /// Keeps a site still for as long as what comes back is held.
+    async fn hold(&self, site: &Arc<str>, level: Level) -> Result<(Held, Making), Refused> {
+        let asked = self
+            .ask(ACT, |reply| Command::Hold(Arc::clone(site), level, reply))
+            .await;
+        if matches!(asked, Err(Refused::Site(_))) {
+            // Nothing is held, or not by us.
+            return Err(asked.err().unwrap_or(Refused::Stopping));
+        }
+        let held = Held {
+            commands: self.commands.clone(),
+            site: Arc::clone(site),
+        };
+        let making = asked?.ok_or(Refused::Site(Refusal::Unknown))?;
+        Ok((held, making))
+    }
+
+    async fn container(&self, site: Arc<str>) -> Result<String, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Container(site, reply)).await?;
+        answer.await.ok().flatten().ok_or_else(|| {
+            Refused::Site(Refusal::Failing(
+                "the site has no container yet: wake it with `nuage site wake`".to_owned(),
+            ))
+        })
+    }
+}
+
+/// A site kept still.
+struct Held {
+    commands: mpsc::Sender<Command>,
+    site: Arc<str>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let (commands, site) = (self.commands.clone(), Arc::clone(&self.site));
+        tokio::spawn(async move { drop(commands.send(Command::Release(site)).await) });
+    }
+}
+
+/// Ends what it holds with itself.
+struct Tasks([tokio::task::JoinHandle<()>; 2]);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// An answer that is no.
+enum Refused {
+    Site(Refusal),
+    Late,
+    Stopping,
+    Io(io::Error),
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (status, reason, detail) = match self {
+            Self::Site(refusal) => {
+                let (status, reason) = match &refusal {
+                    Refusal::Unknown => (StatusCode::NOT_FOUND, "unknown"),
+                    Refusal::Crowded => (StatusCode::TOO_MANY_REQUESTS, "crowded"),
+                    Refusal::Full => (StatusCode::SERVICE_UNAVAILABLE, "full"),
+                    Refusal::Failing(_) => (StatusCode::BAD_GATEWAY, "failing"),
+                };
+                (status, reason, refusal.to_string())
+            }
+            Self::Late => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "late",
+                "it has taken too long; it goes on in the background".to_owned(),
+            ),
+            Self::Stopping => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "stopping",
+                "control is stopping".to_owned(),
+            ),
+            Self::Io(error) => (StatusCode::INTERNAL_SERVER_ERROR, "io", error.to_string()),
+        };
+        let problem = serde_json::json!({ "reason": reason, "detail": detail });
+        (status, Json(problem)).into_response()
+    }
+}
+
+async fn admins_only(
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if peer.admin {
+        return next.run(request).await;
+    }
+    let problem = serde_json::json!({ "reason": "forbidden", "detail": "this is for root and the user control runs as" });
+    (StatusCode::FORBIDDEN, Json(problem)).into_response()
+}
+
+/// Everything known, then what changes; a reader too far behind is cut off and begins anew.
+async fn observed(State(socket): State<Socket>) -> Body {
+    // Heard first, then read: what changes in between is said twice, not never.
+    let mut news = socket.news.subscribe();
+    let known = Arc::clone(&socket.observed.borrow());
+    let start = known
+        .iter()
+        .map(|(site, live)| Change::Site(Arc::clone(site), live.clone()))
+        .chain([Change::Whole])
+        .map(|change| line(&change))
+        .collect::<Vec<_>>()
+        .concat();
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let mut alive = interval(ALIVE);
+        let mut next = Some(Bytes::from(start));
+        loop {
+            if let Some(lines) = next.take()
+                && sender.send(Ok(lines)).await.is_err()
+            {
+                return;
+            }
+            let change = tokio::select! {
+                change = news.recv() => match change {
+                    Ok(change) => change,
+                    Err(_) => return,
+                },
+                _ = alive.tick() => Change::Alive,
+            };
+            next = Some(line(&change).into());
+        }
+    });
+    Body::from_stream(received(receiver))
+}
+
+fn line(change: &Change) -> Vec<u8> {
+    // Plain values always have a JSON form.
+    let mut text = serde_json::to_vec(change).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+fn received(receiver: mpsc::Receiver<io::Result<Bytes>>) -> impl Stream<Item = io::Result<Bytes>> {
+    stream::unfold(receiver, async |mut receiver| {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    })
+}
+
+async fn activity(
+    State(socket): State<Socket>,
+    Json(sites): Json<Vec<(Arc<str>, u32)>>,
+) -> Result<(), Refused> {
+    socket.send(Command::Activity(sites)).await
+}
+
+async fn wake(State(socket): State<Socket>, InPath(site): InPath<Arc<str>>) -> Response {
+    match socket.ask(WAKE, |reply| Command::Wake(site, reply)).await {
+        Ok(live) => Json(live).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn restart(State(socket): State<Socket>, InPath(site): InPath<Arc<str>>) -> Response {
+    match socket
+        .ask(WAKE, |reply| Command::Restart(site, reply))
+        .await
+    {
+        Ok(live) => Json(live).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn sleep(
+    State(socket): State<Socket>,
+    InPath(site): InPath<Arc<str>>,
+) -> Result<(), Refused> {
+    socket.ask(ACT, |reply| Command::Sleep(site, reply)).await
+}
+
+async fn prepare(
+    State(socket): State<Socket>,
+    InPath(site): InPath<Arc<str>>,
+) -> Result<(), Refused> {
+    socket.ask(ACT, |reply| Command::Prepare(site, reply)).await
+}
+
+async fn capacity(State(socket): State<Socket>) -> Response {
+    let (reply, answer) = oneshot::channel();
+    if let Err(refused) = socket.send(Command::Capacity(reply)).await {
+        return refused.into_response();
+    }
+    match answer.await {
+        Ok(capacity) => Json(capacity).into_response(),
+        Err(_) => Refused::Stopping.into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Logs {
+    lines: Option<u32>,
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn logs(
+    State(socket): State<Socket>,
+    InPath(site): InPath<Arc<str>>,
+    Query(logs): Query<Logs>,
+) -> Result<Body, Refused> {
+    let id = socket.container(site).await?;
+    let lines = socket
+        .work
+        .engine
+        .logs(&id, logs.lines, logs.follow)
+        .map(|piece| piece.map(|piece| piece.bytes).map_err(io::Error::other));
+    Ok(Body::from_stream(lines))
+}
+
+#[derive(Deserialize)]
+struct Exec {
+    /// A JSON list of words.
+    command: String,
+    height: Option<u16>,
+    width: Option<u16>,
+}
+
+async fn exec(
+    State(socket): State<Socket>,
+    InPath(site): InPath<Arc<str>>,
+    Query(exec): Query<Exec>,
+    body: Body,
+) -> Result<Body, Refused> {
+    let command: Vec<String> = serde_json::from_str(&exec.command)
+        .map_err(|error| Refused::Io(io::Error::other(error)))?;
+    // Also counts as a visit.
+    socket
+        .ask(WAKE, |reply| Command::Wake(Arc::clone(&site), reply))
+        .await?;
+    let id = socket.container(Arc::clone(&site)).await?;
+    let engine = Arc::clone(&socket.work.engine);
+    let failing =
+        |error: crate::engine::EngineError| Refused::Site(Refusal::Failing(error.to_string()));
+    let running = engine
+        .exec(&id, command, exec.height.zip(exec.width))
+        .await
+        .map_err(failing)?;
+    let mut input = running.input;
+    let feeding = tokio::spawn(async move {
+        let mut body = body.into_data_stream();
+        while let Some(Ok(piece)) = body.next().await {
+            if input.write_all(&piece).await.is_err() {
+                return;
+            }
+            // The program may wait for it.
+            input.flush().await.unwrap_or_default();
+        }
+        input.shutdown().await.unwrap_or_default();
+    });
+    let output = running.output.map(move |piece| match piece {
+        Ok(Output { error, bytes }) => {
+            frame::of(if error { frame::ERROR } else { frame::OUT }, &bytes)
+        }
+        Err(error) => frame::of(frame::FAILURE, error.to_string().as_bytes()),
+    });
+    // As long as it runs, the site is in use; also when whoever asked leaves, all ends.
+    let commands = socket.commands.clone();
+    let busy = tokio::spawn(async move {
+        let mut tick = interval(ALIVE);
+        loop {
+            tick.tick().await;
+            let news = Command::Activity(vec![(Arc::clone(&site), 1)]);
+            if commands.send(news).await.is_err() {
+                return;
+            }
+        }
+    });
+    let tasks = Tasks([feeding, busy]);
+    let end = stream::once(async move {
+        drop(tasks);
+        match engine.exit_code(&running.id).await {
+            Ok(code) => frame::of(frame::EXIT, code.to_string().as_bytes()),
+            Err(error) => frame::of(frame::FAILURE, error.to_string().as_bytes()),
+        }
+    });
+    Ok(Body::from_stream(
+        output.chain(end).map(Ok::<_, Infallible>),
+    ))
+}
+
+async fn write_backup(
+    State(socket): State<Socket>,
+    InPath(site): InPath<Arc<str>>,
+) -> Result<Body, Refused> {
+    let (held, making) = socket.hold(&site, Level::Dozing).await?;
+    socket
+        .work
+        .ready_files(&making, false)
+        .await
+        .map_err(|error| Refused::Site(Refusal::Failing(error.to_string())))?;
+    let dump = match &socket.work.database {
+        Some(database) if making.database => {
+            let dump = socket
+                .work
+                .folders
+                .work(&site)
+                .map_err(Refused::Io)?
+                .join(backup::DUMP);
+            database.dump(&site, &dump).await.map_err(Refused::Io)?;
+            Some(dump)
+        }
+        _ => None,
+    };
+    let files = socket.work.folders.files(&site);
+    let (sender, mut pieces) = mpsc::channel(backup::PIECES);
+    let errors = sender.clone();
+    tokio::task::spawn_blocking(move || {
+        let written = backup::write(&files, dump.as_deref(), backup::Pieces::new(sender));
+        if let Some(dump) = dump {
+            std::fs::remove_file(dump).unwrap_or_default();
+        }
+        if let Err(error) = written {
+            // A stream that ends without its error would pass for whole.
+            drop(errors.blocking_send(Err(error)));
+        }
+    });
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let _held = held;
+        while let Some(piece) = pieces.recv().await {
+            // A reader that stands still must not keep the site standing still.
+            if !matches!(timeout(STALL, sender.send(piece)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    });
+    Ok(Body::from_stream(received(receiver)))
+}
+
+#[derive(Deserialize)]
+struct Restore {
+    #[serde(default)]
+    bin: bool,
+}
+
+async fn restore(
+    State(socket): State<Socket>,
+    InPath(site): InPath<Arc<str>>,
+    Query(restore): Query<Restore>,
+    body: Body,
+) -> Result<(), Refused> {
+    // In a task of its own: who asked may leave, half a restore must not stay.
+    let restored = tokio::spawn(socket.restore(site, restore.bin, body)).await;
+    restored.unwrap_or_else(|error| Err(Refused::Io(io::Error::other(error))))
+}
+
+impl Socket {
+    async fn restore(self, site: Arc<str>, bin: bool, body: Body) -> Result<(), Refused> {
+        let socket = self;
+        // Ended, not frozen: its files are about to be others.
+        let (_held, making) = socket.hold(&site, Level::Asleep).await?;
+        // What is there goes to the bin whole, its database too.
+        if let Some(database) = socket.work.database.as_ref().filter(|_| making.database) {
+            let work = socket.work.folders.work(&site).map_err(Refused::Io)?;
+            database
+                .dump(&site, &work.join(backup::DUMP))
+                .await
+                .map_err(Refused::Io)?;
+        }
+        let folders = socket.work.folders.clone();
+        let (uid, quota, name) = (making.spec.uid, making.quota, Arc::clone(&site));
+        if bin {
+            blocking(move || folders.recover(&name, SystemTime::now())).await?;
+        } else {
+            // The folder is there, and its disk mounted, before anything is unpacked into it.
+            socket
+                .work
+                .ready_files(&making, true)
+                .await
+                .map_err(|error| Refused::Site(Refusal::Failing(error.to_string())))?;
+            let (sender, receiver) = mpsc::channel(backup::PIECES);
+            let feeding = tokio::spawn(async move {
+                let mut body = body.into_data_stream();
+                loop {
+                    let piece = match timeout(STALL, body.next()).await {
+                        Ok(None) => return,
+                        Ok(Some(piece)) => piece.map_err(io::Error::other),
+                        Err(_) => Err(io::Error::new(
+                            io::ErrorKind::TimedOut,
+                            "the backup stopped coming",
+                        )),
+                    };
+                    let failed = piece.is_err();
+                    if sender.send(piece).await.is_err() || failed {
+                        return;
+                    }
+                }
+            });
+            let unpacked = blocking(move || {
+                let arriving = backup::Arriving {
+                    receiver,
+                    piece: Bytes::new(),
+                };
+                let unpacked = backup::unpack(&folders.work(&name)?, uid, quota, arriving)?;
+                backup::replace(&folders, &name, uid, quota, &unpacked)
+            })
+            .await;
+            feeding.abort();
+            if unpacked.is_err() {
+                // The dump of what is still in place.
+                let work = socket.work.folders.work(&site).map_err(Refused::Io)?;
+                std::fs::remove_dir_all(work).map_err(Refused::Io)?;
+            }
+            unpacked?;
+        }
+        socket
+            .work
+            .ready_files(&making, true)
+            .await
+            .map_err(|error| Refused::Site(Refusal::Failing(error.to_string())))?;
+        let dump = socket
+            .work
+            .folders
+            .work(&site)
+            .map_err(Refused::Io)?
+            .join(backup::DUMP);
+        if let Some(database) = socket
+            .work
+            .database
+            .as_ref()
+            .filter(|_| making.database && dump.exists())
+        {
+            database.restore(&site, &dump).await.map_err(Refused::Io)?;
+        }
+        // What is in it is in the database now, or was for none.
+        std::fs::remove_dir_all(socket.work.folders.work(&site).map_err(Refused::Io)?)
+            .map_err(Refused::Io)?;
+        if bin {
+            // The site may be another tenant by now than the one whose files these were.
+            let files = socket.work.folders.files(&site);
+            blocking(move || backup::give(&files, uid)).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Refused> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
+        .map_err(Refused::Io)
+}

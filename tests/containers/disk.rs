@@ -1,0 +1,130 @@
+//! A site's disk: its quota, a full one, backups and restores.
+
+use super::{Cloud, Load};
+use crate::harness::{run, until};
+
+#[test]
+fn a_full_disk_is_told_and_the_neighbours_notice_nothing() {
+    let cloud = Cloud::start(
+        "[sites.hoarder]\n[sites.alice]\n",
+        "[groups.default]\ndisk = \"16MiB\"\n",
+    );
+    cloud.get("hoarder", "");
+    cloud.get("alice", "");
+    let load = Load::on(cloud.nuage(), "alice", 1);
+    let filled = cloud.command(&[
+        "site",
+        "exec",
+        "hoarder",
+        "--",
+        "sh",
+        "-c",
+        "dd if=/dev/zero of=big bs=64k; rm -f x; dd if=/dev/zero of=rest bs=1k",
+    ]);
+    assert!(filled.err.contains("No space left"), "{filled:?}");
+    cloud.put(
+        "alice",
+        "ok.php",
+        "<?php echo file_put_contents('new', str_repeat('x', 1000));",
+    );
+    assert_eq!(cloud.get("alice", "ok.php").body, "1000");
+    until("it is noticed", || {
+        cloud
+            .command(&["site", "stats", "hoarder"])
+            .out
+            .contains("disk is full")
+    });
+    // A script that dies of it is answered for.
+    let exec = cloud.command(&["site", "exec", "hoarder", "--", "sh", "-c", "rm rest; echo '<?php if (!@file_put_contents(\"x\", str_repeat(\"x\", 1000000))) { http_response_code(500); echo \"raw failure\"; }' > try.php; dd if=/dev/zero of=rest bs=1k 2>/dev/null"]);
+    assert!(exec.code >= 0);
+    let full = cloud.get("hoarder", "try.php");
+    assert_eq!(full.status, 507, "{full:?}");
+    assert!(full.body.contains("disk is full"), "{full:?}");
+    // More room without a restart of anything.
+    let folder = &cloud.nuage().folder;
+    let config = std::fs::read_to_string(folder.config())
+        .unwrap()
+        .replace("16MiB", "64MiB");
+    folder.write("nuage.toml", &config);
+    cloud.nuage().signal("HUP");
+    until("it has room again", || {
+        cloud.command(&["site", "restart", "hoarder"]);
+        cloud.get("hoarder", "try.php").status == 200
+    });
+    assert_eq!(load.stop(), Vec::<String>::new());
+}
+
+#[test]
+fn a_backup_is_of_one_moment_and_comes_back_whole() {
+    let cloud = Cloud::start("[sites.alice]\n", "");
+    cloud.get("alice", "");
+    cloud.put(
+        "alice",
+        "index.php",
+        "<?php echo 'first ', count(glob('data/*'));",
+    );
+    // A program that always writes two files together.
+    cloud.put("alice", "pairs.php", "<?php ignore_user_abort(true); set_time_limit(60); @mkdir('data'); for ($i = 0; $i < 300000; $i++) { file_put_contents(\"data/a\", 'x', FILE_APPEND); file_put_contents(\"data/b\", 'x', FILE_APPEND); }");
+    let uid = cloud
+        .command(&["site", "exec", "alice", "--", "id", "-u"])
+        .out;
+    let own = uid.trim();
+    assert_eq!(
+        run(
+            "chown",
+            &[
+                "-R",
+                &format!("{own}:{own}"),
+                cloud.files("alice").to_str().unwrap()
+            ]
+        )
+        .code,
+        0
+    );
+    let address = cloud.nuage().http[0];
+    let mut writer = std::process::Command::new("curl")
+        .args([
+            "-s",
+            "-H",
+            "Host: alice.w.example",
+            &format!("http://{address}/pairs.php"),
+        ])
+        .spawn()
+        .unwrap();
+    until("it writes", || cloud.files("alice").join("data/b").exists());
+    let file = cloud.state.join("alice.tar.zst");
+    let backup = cloud.command(&["site", "backup", "alice", "-o", file.to_str().unwrap()]);
+    assert_eq!(backup.code, 0, "{backup:?}");
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    let listed = run(
+        "sh",
+        &["-c", &format!("zstd -dc {} | tar t", file.display())],
+    );
+    assert!(listed.out.contains("files/index.php"), "{listed:?}");
+    let length = |name: &str| {
+        let read = format!(
+            "zstd -dc {} | tar xO files/data/{name} | wc -c",
+            file.display()
+        );
+        run("sh", &["-c", &read]).out.trim().parse::<i32>().unwrap()
+    };
+    let (a, b) = (length("a"), length("b"));
+    assert!(a > 0 && (0..=1).contains(&(a - b)), "{a} {b}");
+
+    cloud.put("alice", "index.php", "<?php echo 'second';");
+    assert_eq!(cloud.get("alice", "").body, "second");
+    let restored = cloud.command(&["site", "restore", "alice", file.to_str().unwrap()]);
+    assert_eq!(restored.code, 0, "{restored:?}");
+    assert_eq!(cloud.get("alice", "").body, "first 2");
+    let wrong = cloud.command(&["site", "restore", "alice", "/etc/hostname"]);
+    assert_eq!(wrong.code, 1, "{wrong:?}");
+    assert_eq!(
+        cloud.get("alice", "").body,
+        "first 2",
+        "nothing is lost on a bad backup"
+    );
+    let back = cloud.command(&["site", "restore", "alice", "--bin"]);
+    assert_eq!(back.code, 0, "{back:?}");
+    assert_eq!(cloud.get("alice", "").body, "second");
+}

@@ -1,0 +1,281 @@
+//! What goes wrong: images that are missing, programs that end or never listen, containers killed
+//! from outside, an engine that is restarted.
+
+use super::{Cloud, Load};
+use crate::harness::{run, until};
+
+#[test]
+fn a_missing_image_is_told_with_its_cure() {
+    let cloud = Cloud::start("[sites.alice]\nimage = \"no-such-image:1\"\n", "");
+    let page = cloud.get("alice", "");
+    assert_eq!(page.status, 503, "{page:?}");
+    assert!(
+        page.body.contains("does not start") && !page.body.contains("no-such-image"),
+        "{page:?}"
+    );
+    let woken = cloud.command(&["site", "wake", "alice"]);
+    assert_eq!(woken.code, 1);
+    assert!(
+        woken.err.contains("no image no-such-image:1") && woken.err.contains("images/php/build"),
+        "{woken:?}"
+    );
+    cloud.nuage().folder.zone("[sites.alice]\n");
+    until("it runs", || cloud.get("alice", "").status == 200);
+}
+
+#[test]
+fn a_container_that_never_listens_is_given_up() {
+    let cloud = Cloud::start(
+        "[sites.deaf]\ncommand = [\"sleep\", \"1000\"]\n",
+        "[groups.default]\nready_within = \"2s\"\n",
+    );
+    assert_eq!(cloud.get("deaf", "").status, 503);
+    let stats = cloud.command(&["site", "stats", "deaf"]);
+    assert!(
+        stats.out.contains("nothing listens on port 8080"),
+        "{stats:?}"
+    );
+    until("it is ended", || {
+        cloud.inspect("deaf", "{{.State.Running}}") == "false"
+    });
+}
+
+#[test]
+fn a_crash_loop_ends_and_shows_the_last_lines() {
+    let cloud = Cloud::start(
+        "[sites.mad]\ncommand = [\"sh\", \"-c\", \"echo the reason is $((6*7)); exit 3\"]\n",
+        "",
+    );
+    until("it is left alone", || {
+        cloud.get("mad", "");
+        cloud.state_of("mad") == "crashed"
+    });
+    let stats = cloud.command(&["site", "stats", "mad"]);
+    assert!(
+        stats.out.contains("ended at once") && stats.out.contains("the reason is 42"),
+        "{stats:?}"
+    );
+    let started = cloud.inspect("mad", "{{.State.StartedAt}}");
+    assert_eq!(cloud.get("mad", "").status, 503);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(
+        cloud.inspect("mad", "{{.State.StartedAt}}"),
+        started,
+        "not tried again"
+    );
+    // Its owner mends it.
+    cloud.nuage().folder.zone("[sites.mad]\n");
+    until("it runs", || cloud.get("mad", "").status == 200);
+}
+
+#[test]
+fn killed_and_removed_from_outside_it_comes_back_for_who_looks() {
+    let cloud = Cloud::start("[sites.alice]\n", "");
+    cloud.get("alice", "");
+    for deed in [vec!["kill"], vec!["rm", "-f"], vec!["pause"]] {
+        let id = cloud.container("alice");
+        let mut arguments = deed.clone();
+        arguments.push(&id);
+        assert_eq!(cloud.docker(&arguments).code, 0);
+        until(&format!("it answers after {deed:?}"), || {
+            cloud.get("alice", "").status == 200
+        });
+    }
+    // Under load nobody gets an error page for longer than it takes to start again.
+    let load = Load::on(cloud.nuage(), "alice", 2);
+    load.goes_on(10);
+    assert_eq!(cloud.docker(&["kill", &cloud.container("alice")]).code, 0);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    load.goes_on(10);
+    let failures = load.stop();
+    // Those in the middle of an answer, at most one for each who asks.
+    assert!(failures.len() <= 2, "{failures:?}");
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let cloud = Cloud::start("[sites.alice]\n", "");
+    let name = format!("stranger-{}", cloud.net);
+    let made = run(
+        "docker",
+        &[
+            "run",
+            "-d",
+            "--rm",
+            "--name",
+            &name,
+            "--label",
+            "nuage.instance=ffffff",
+            "--label",
+            "nuage.site=alice.w.example",
+            "--entrypoint",
+            "sleep",
+            "nuage-php:8.2",
+            "600",
+        ],
+    );
+    assert_eq!(made.code, 0, "{made:?}");
+    cloud.get("alice", "");
+    cloud.nuage().folder.zone("");
+    until("ours goes", || cloud.container("alice").is_empty());
+    let state = run("docker", &["inspect", "-f", "{{.State.Running}}", &name]).out;
+    run("docker", &["rm", "-f", &name]);
+    assert_eq!(state.trim(), "true");
+}
+
+/// A second engine, killed when dropped.
+struct Engine {
+    folder: tempfile::TempDir,
+    child: Option<std::process::Child>,
+    bridge: String,
+    live_restore: bool,
+}
+
+impl Engine {
+    fn start(live_restore: bool) -> Self {
+        let mut engine = Self {
+            folder: tempfile::tempdir().unwrap(),
+            child: None,
+            bridge: format!("nub{}", std::process::id()),
+            live_restore,
+        };
+        let address = format!("172.31.{}.1/24", std::process::id() % 250);
+        let bridge = &engine.bridge;
+        let made = run(
+            "sh",
+            &[
+                "-c",
+                &format!(
+                    "ip link add {bridge} type bridge && ip addr add {address} dev {bridge} && ip link set {bridge} up"
+                ),
+            ],
+        );
+        assert_eq!(made.code, 0, "{made:?}");
+        engine.run();
+        let copied = run(
+            "sh",
+            &[
+                "-c",
+                &format!(
+                    "docker save nuage-php:8.2 | docker -H unix://{} load",
+                    engine.socket()
+                ),
+            ],
+        );
+        assert_eq!(copied.code, 0, "{copied:?}");
+        engine
+    }
+
+    fn socket(&self) -> String {
+        self.folder.path().join("docker.sock").display().to_string()
+    }
+
+    fn run(&mut self) {
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(at("log"))
+            .unwrap();
+        std::fs::File::create(at("empty.json"))
+            .map(|mut file| std::io::Write::write_all(&mut file, b"{}"))
+            .unwrap()
+            .unwrap();
+        let child = std::process::Command::new("dockerd")
+            .args([
+                "--data-root",
+                &at("data"),
+                "--exec-root",
+                &at("exec"),
+                "-p",
+                &at("pid"),
+                "-H",
+                &format!("unix://{}", self.socket()),
+            ])
+            // The other engine keeps its bridge and the rules of this machine.
+            .args([
+                "--bridge",
+                &self.bridge,
+                "--iptables=false",
+                "--config-file",
+                &at("empty.json"),
+            ])
+            .arg(format!("--live-restore={}", self.live_restore))
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let socket = format!("unix://{}", self.socket());
+        until("the engine starts", || {
+            run("docker", &["-H", &socket, "version"]).code == 0
+        });
+    }
+
+    fn restart(&mut self) {
+        self.end();
+        self.run();
+    }
+
+    fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            run("kill", &[&child.id().to_string()]);
+            child.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end();
+        // What live-restore leaves behind is ours to end: its containerd and shims.
+        let exec = self.folder.path().join("exec").display().to_string();
+        for name in ["containerd/containerd.pid"] {
+            if let Ok(pid) = std::fs::read_to_string(format!("{exec}/{name}")) {
+                run("kill", &[pid.trim()]);
+            }
+        }
+        let folder = self.folder.path().to_str().unwrap();
+        run("ip", &["link", "del", &self.bridge]);
+        run(
+            "sh",
+            &[
+                "-c",
+                &format!("grep -o ' {folder}[^ ]*' /proc/mounts | sort -r | xargs -r umount -l"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn the_engine_restarted_under_load() {
+    for live_restore in [true, false] {
+        let mut engine = Engine::start(live_restore);
+        let socket = engine.socket();
+        let cloud = Cloud::at(Some(&socket), "[sites.alice]\n[sites.bob]\n", "", "");
+        assert_eq!(cloud.get("alice", "").status, 200);
+        let before = cloud.inspect("alice", "{{.State.StartedAt}}");
+        let load = Load::on(cloud.nuage(), "alice", 2);
+        load.goes_on(10);
+        engine.restart();
+        load.goes_on(10);
+        let failures = load.stop();
+        if live_restore {
+            assert_eq!(failures, Vec::<String>::new());
+            until("it is adopted", || {
+                cloud.inspect("alice", "{{.State.StartedAt}}") == before
+            });
+        } else {
+            // Its containers end with it: some requests find nobody who could wake the site.
+            eprintln!(
+                "{} of the requests failed while the engine was away",
+                failures.len()
+            );
+        }
+        until("a sleeping site wakes again", || {
+            cloud.get("bob", "").status == 200
+        });
+        assert_eq!(cloud.get("alice", "").status, 200);
+        drop(cloud);
+    }
+}
