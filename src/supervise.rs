@@ -2,15 +2,17 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     io::{self, IsTerminal},
     net::SocketAddr,
-    path::Path,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use common::{
     Config, Declared, Problem, Published,
     metrics::{Computed, Family},
@@ -85,14 +87,16 @@ pub(crate) fn serve(config: &Path, role: Role) -> anyhow::Result<Done> {
         .port
         .or(addresses.https.first().map(SocketAddr::port));
     let authority = match role {
-        Role::Edge => LocalAuthority::open_for_edge(&settings.edge)?,
+        Role::Edge => LocalAuthority::open_for_edge(&edge_authority(&settings))?,
         Role::All | Role::Control => LocalAuthority::open(&settings.state)?,
     };
     if role == Role::Control {
         declared.forget_serials();
         let user = settings.containers.edge_user.as_deref();
-        authority.delegate(&settings.edge)?;
-        give_to_edge(&settings.edge, user)?;
+        authority.delegate(&edge_authority(&settings))?;
+        if let Some(user) = user {
+            admit_edge(&settings, user)?;
+        }
     } else {
         declared.save_serials().with_context(|| {
             format!(
@@ -227,23 +231,33 @@ fn reach_sites(config: &Config, published: &Arc<Published>) -> (proxy::Sites, Jo
     (sites, tasks)
 }
 
-/// Makes the edge's folder and what is in it the edge's own.
-fn give_to_edge(folder: &Path, user: Option<&str>) -> anyhow::Result<()> {
-    let Some(user) = user else { return Ok(()) };
-    let output = Command::new("chown")
-        .args(["-R", "-h", "--"])
-        .arg(format!("{user}:"))
-        .arg(folder)
-        .output()
-        .context("can't run chown")?;
-    if !output.status.success() {
-        bail!(
-            "can't give {} to {user} ([containers] edge_user): {}",
-            folder.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+/// Where control leaves the edge's certificate authority: the edge reads there and writes nothing, as
+/// root must not write where somebody else does.
+fn edge_authority(config: &Config) -> PathBuf {
+    config.state.join("edge-ca")
+}
+
+/// Gives the edge's user a folder of its own, and its authority's key to read.
+fn admit_edge(config: &Config, user: &str) -> anyhow::Result<()> {
+    let id = |of: &str| -> anyhow::Result<u32> {
+        let output = Command::new("id").args([of, "--", user]).output();
+        let output = output.context("can't run id")?;
+        String::from_utf8_lossy(&output.stdout)
+            .trim()
+            .parse()
+            .map_err(|_| {
+                anyhow!("there is no user {user} ([containers] edge_user): add it with `adduser --system --group {user}`")
+            })
+    };
+    let (uid, gid) = (id("-u")?, id("-g")?);
+    let refused = |path: &Path| format!("can't give {} to {user}", path.display());
+    if !config.edge.exists() {
+        fs::create_dir_all(&config.edge).with_context(|| refused(&config.edge))?;
+        chown(&config.edge, Some(uid), Some(gid)).with_context(|| refused(&config.edge))?;
     }
-    Ok(())
+    let key = edge_authority(config).join("ca.key");
+    chown(&key, None, Some(gid)).with_context(|| refused(&key))?;
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).with_context(|| refused(&key))
 }
 
 fn refuse(problems: &[Problem]) -> anyhow::Result<Done> {

@@ -95,7 +95,7 @@ impl LocalAuthority {
         Self::open_in(&state.join("keys"), None)
     }
 
-    /// Reads the authority the edge was given, in a folder of the edge's own.
+    /// Reads the authority the edge was given.
     ///
     /// # Errors
     /// There is none yet: control makes it.

@@ -96,6 +96,23 @@ fn the_edge_serves_on_without_control_and_has_no_rights() {
     };
     assert!(denied(&cloud.state.join("keys/ca.key")));
     assert!(denied(&cloud.state.join("leases.json")));
+    let may = |path: &str| {
+        let path = cloud.state.join(path);
+        run(
+            "setpriv",
+            &[
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "test",
+                "-w",
+                path.to_str().unwrap(),
+            ],
+        )
+        .code
+            == 0
+    };
+    assert!(may("edge") && !may("edge-ca") && !may("edge-ca/ca.pem"));
     let open = run("ls", &["-l", &format!("/proc/{pid}/fd")]).out;
     assert!(!open.contains("docker"), "{open}");
     // Its user may ask for wakes, and for nothing else.
