@@ -200,7 +200,7 @@ fn serials_survive_a_restart() {
     assert_eq!(nuage.ended(), 0);
     let folder = Folder::new("");
     folder.zone(ZONE);
-    fs::create_dir(folder.path().join("state")).unwrap();
+    fs::create_dir_all(folder.path().join("state/edge")).unwrap();
     fs::copy(
         nuage.folder.path().join("state/edge/serials.json"),
         folder.path().join("state/edge/serials.json"),

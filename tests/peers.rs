@@ -1,6 +1,6 @@
 //! Real resolvers, pointed at us as the delegation of their parent would point them.
 
-use crate::harness::{Folder, Nuage, Server, free_port, run};
+use crate::harness::{Folder, Nuage, Server, free_port, run, until};
 
 const ZONE: &str = "[sites.alice]\naliases = [\"al\"]\n[[records]]\nname = \"chain\"\ntype = \"CNAME\"\ndata = \"alice\"\n";
 
@@ -203,6 +203,15 @@ fn an_exported_zone_is_what_is_served_and_loads_elsewhere() {
         "named",
         &["-g", "-c", "@DIR@/named.conf"],
     );
+    until("named has loaded the zone", || {
+        let port = port.to_string();
+        !run(
+            "dig",
+            &["@127.0.0.1", "-p", &port, "+short", "w.example", "SOA"],
+        )
+        .out
+        .is_empty()
+    });
     for line in exported.lines() {
         let mut fields = line.split_whitespace();
         let (name, kind) = (fields.next().unwrap(), fields.nth(2).unwrap());

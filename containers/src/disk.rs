@@ -108,8 +108,12 @@ fn grow(image: &Path, on: &Path, quota: u64) -> io::Result<()> {
     let grown = match device_of(image)?.filter(|_| in_use) {
         Some(device) => run(Command::new("losetup").arg("-c").arg(&device))
             .and_then(|()| run(Command::new("resize2fs").arg(&device))),
-        None => run(Command::new("e2fsck").args(["-p", "-f"]).arg(image))
-            .and_then(|()| run(Command::new("resize2fs").arg(image))),
+        // Exit code 1: what was wrong is mended (e2fsck(8)).
+        None => run_to(
+            &[0, 1],
+            Command::new("e2fsck").args(["-p", "-f"]).arg(image),
+        )
+        .and_then(|()| run(Command::new("resize2fs").arg(image))),
     };
     grown.inspect_err(|_| {
         // Its size tells the next time that there is something to do.
@@ -142,6 +146,11 @@ fn is_mounted(folder: &Path) -> io::Result<bool> {
 }
 
 fn run(command: &mut Command) -> io::Result<()> {
+    run_to(&[0], command)
+}
+
+/// Runs a program to one of these exit codes.
+fn run_to(good: &[i32], command: &mut Command) -> io::Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output().map_err(|error| {
         if error.kind() == io::ErrorKind::NotFound {
@@ -150,7 +159,11 @@ fn run(command: &mut Command) -> io::Result<()> {
             error
         }
     })?;
-    if output.status.success() {
+    if output
+        .status
+        .code()
+        .is_some_and(|code| good.contains(&code))
+    {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);

@@ -60,6 +60,8 @@ pub(crate) const NEWS: usize = 4_096;
 const BELIEVED: Duration = Duration::from_secs(5);
 /// A whole zone that is gone may be a folder being moved: its sites' files wait this long.
 const ZONE_GONE: Duration = Duration::from_secs(86_400);
+/// How long requests wait for an engine that has not answered yet.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 /// Before anything that failed is tried again.
 const REST: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -123,6 +125,9 @@ pub(crate) struct Fleet {
     jobs: JoinSet<(Arc<str>, Outcome)>,
     news: broadcast::Sender<Change>,
     observed: watch::Sender<Arc<Observed>>,
+    /// True once everything the engine has is known: before that, nothing is said of any site.
+    ready: watch::Sender<bool>,
+    begun: Instant,
     known: Observed,
     budget: u64,
     /// What an awake site takes on average, shim included.
@@ -187,6 +192,7 @@ impl Fleet {
         work: Arc<Work>,
         news: broadcast::Sender<Change>,
         observed: watch::Sender<Arc<Observed>>,
+        ready: watch::Sender<bool>,
         wakes: Arc<Wakes>,
         resync: mpsc::Sender<()>,
     ) -> Self {
@@ -205,6 +211,8 @@ impl Fleet {
             jobs: JoinSet::new(),
             news,
             observed,
+            ready,
+            begun: now,
             known: Observed::new(),
             budget,
             average: FIRST_GUESS + memory::OVERHEAD,
@@ -355,7 +363,7 @@ impl Fleet {
     }
 
     fn wake(&mut self, site: &Arc<str>, waiter: Waiter, now: Instant) {
-        let synced = self.synced;
+        let (synced, begun) = (self.synced, self.begun);
         let Some(tenant) = self.declared_tenant(site) else {
             drop(waiter.send(Err(
                 match self.tenants.get(site).and_then(|t| t.trouble.clone()) {
@@ -366,7 +374,8 @@ impl Fleet {
             return;
         };
         tenant.last_active = now;
-        if !synced && tenant.seen.is_none() {
+        // At the start the engine is given a moment to say what it has.
+        if !synced && tenant.seen.is_none() && begun.elapsed() > FIRST_WORD {
             let why = "the container engine does not answer".to_owned();
             drop(waiter.send(Err(Refusal::Failing(why))));
             return;
@@ -986,6 +995,7 @@ impl Fleet {
         if first {
             self.adopt_leases(now);
             self.networks();
+            self.ready.send_replace(true);
             let awake = self.tenants.values().filter(|tenant| tenant.ready).count();
             tracing::info!(containers = met.len(), awake, "the engine answers");
         }

@@ -103,6 +103,7 @@ pub fn start(
     let (commands, received) = mpsc::channel(COMMANDS);
     let (news, _) = broadcast::channel(NEWS);
     let observed = watch::Sender::new(Arc::new(Observed::new()));
+    let ready = watch::Sender::new(false);
     let wakes = Wakes::register(registry, observed.subscribe())?;
     let (resync, resyncs) = mpsc::channel(1);
     let fleet = Fleet::new(
@@ -112,6 +113,7 @@ pub fn start(
         Arc::clone(&parts.work),
         news.clone(),
         observed.clone(),
+        ready.clone(),
         Arc::clone(&wakes),
         resync,
     );
@@ -119,6 +121,7 @@ pub fn start(
         commands: commands.clone(),
         news,
         observed: observed.subscribe(),
+        ready: ready.subscribe(),
         work: Arc::clone(&parts.work),
         wakes,
     };

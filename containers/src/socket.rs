@@ -71,6 +71,7 @@ pub(crate) struct Socket {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) news: broadcast::Sender<Change>,
     pub(crate) observed: watch::Receiver<Arc<Observed>>,
+    pub(crate) ready: watch::Receiver<bool>,
     pub(crate) work: Arc<Work>,
     pub(crate) wakes: Arc<Wakes>,
 }
@@ -318,20 +319,31 @@ async fn admins_only(
 }
 
 /// Everything known, then what changes; a reader too far behind is cut off and begins anew.
-async fn observed(State(socket): State<Socket>) -> Body {
-    // Heard first, then read: what changes in between is said twice, not never.
-    let mut news = socket.news.subscribe();
-    let known = Arc::clone(&socket.observed.borrow());
-    let start = known
-        .iter()
-        .map(|(site, live)| Change::Site(Arc::clone(site), live.clone()))
-        .chain([Change::Whole])
-        .map(|change| line(&change))
-        .collect::<Vec<_>>()
-        .concat();
+async fn observed(State(mut socket): State<Socket>) -> Body {
     let (sender, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
         let mut alive = interval(ALIVE);
+        // A control that has just started knows nothing yet, which is not to say that nothing is awake.
+        while !*socket.ready.borrow_and_update() {
+            tokio::select! {
+                changed = socket.ready.changed() => if changed.is_err() { return },
+                _ = alive.tick() => {
+                    if sender.send(Ok(line(&Change::Alive).into())).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        // Heard first, then read: what changes in between is said twice, not never.
+        let mut news = socket.news.subscribe();
+        let known = Arc::clone(&socket.observed.borrow());
+        let start = known
+            .iter()
+            .map(|(site, live)| Change::Site(Arc::clone(site), live.clone()))
+            .chain([Change::Whole])
+            .map(|change| line(&change))
+            .collect::<Vec<_>>()
+            .concat();
         let mut next = Some(Bytes::from(start));
         loop {
             if let Some(lines) = next.take()

@@ -254,6 +254,7 @@ async fn observed(client: &Client) -> anyhow::Result<BTreeMap<Arc<str>, Live>> {
     let mut body = answer.into_body();
     let mut text = BytesMut::new();
     let mut known = BTreeMap::new();
+    let mut silences = 0;
     while let Some(piece) = body.frame().await {
         if let Ok(octets) = piece?.into_data() {
             text.extend_from_slice(&octets);
@@ -262,7 +263,14 @@ async fn observed(client: &Client) -> anyhow::Result<BTreeMap<Arc<str>, Live>> {
             match serde_json::from_slice(&text.split_to(end + 1))? {
                 Change::Site(site, live) => drop(known.insert(site, live)),
                 Change::Whole => return Ok(known),
-                Change::Gone(_) | Change::Alive => {}
+                // Said before anything else: it has not heard of its engine yet.
+                Change::Alive => {
+                    silences += 1;
+                    if silences > 2 {
+                        bail!("control has no engine to ask: see the log of nuage serve");
+                    }
+                }
+                Change::Gone(_) => {}
             }
         }
     }
