@@ -1,6 +1,6 @@
 //! Control: what runs, wakes and puts to sleep the containers of sites.
 //!
-//! - `fleet` owns every site and decides; [`plan`] (pure) says the steps, [`budget`] (pure) who makes
+//! - `fleet` owns every site and decides; `plan` (pure) says the steps, `budget` (pure) who makes
 //!   room, `tenant` what one site is.
 //! - `work` does the steps: `engine` and `docker`, `walls`, `files` and `disk`, `database`.
 //! - `lease` keeps each site's uid and addresses; `spec` is what a container is made from.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `GET /v1/observed` | edge | one JSON [`Change`] a line: everything known, then what changes |
 //! | `POST /v1/activity` | edge | `[["site", requests under way], …]` of sites used since the last one |
-//! | `POST /v1/sites/NAME/wake` | edge | the site's [`Live`] once it is awake |
+//! | `POST /v1/sites/NAME/wake` | edge | the site's `Live` once it is awake |
 //! | `POST /v1/sites/NAME/{sleep,restart,prepare}` | admin | when it is done |
 //! | `GET /v1/sites/NAME/logs?lines&follow` | admin | what it printed |
 //! | `POST /v1/sites/NAME/exec?command…` | admin | its output in [`frame`]s, while the body is its input |
