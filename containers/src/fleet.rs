@@ -526,9 +526,8 @@ impl Fleet {
             }
         } else {
             // Declared, and its container can't be made just now: what is there stays.
-            let digest = tenant.making.as_ref().map(|making| making.spec.digest());
-            digest.map_or_else(Vec::new, |digest| {
-                plan(Some((&digest, aim)), tenant.seen.as_ref()).to_vec()
+            tenant.making.as_ref().map_or_else(Vec::new, |making| {
+                plan(Some((&making.digest, aim)), tenant.seen.as_ref()).to_vec()
             })
         };
         let runs = tenant.status() == Some(Status::Running);
@@ -835,6 +834,7 @@ impl Fleet {
             tenant.had_database = true;
         }
         tenant.making = Some(Making {
+            digest: spec.digest().into(),
             spec: spec.into(),
             network,
             quota: group.disk_bytes,
@@ -1057,11 +1057,10 @@ impl Fleet {
                 // Down as time goes by; up only when somebody asks.
                 tenant.level = tenant.level.min(tenant.times.level(idle));
             }
-            let digest = tenant.making.as_ref().map(|making| making.spec.digest());
             let aim = Self::aim(tenant, now);
-            let unsettled = digest
-                .as_deref()
-                .is_some_and(|digest| !plan(Some((digest, aim)), tenant.seen.as_ref()).is_empty());
+            let unsettled = tenant.making.as_ref().is_some_and(|making| {
+                !plan(Some((&making.digest, aim)), tenant.seen.as_ref()).is_empty()
+            });
             let pending = unsettled
                 || (tenant.status() == Some(Status::Running) && !tenant.ready)
                 || tenant.held.is_some()

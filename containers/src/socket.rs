@@ -589,6 +589,12 @@ impl Socket {
         let socket = self;
         // Ended, not frozen: its files are about to be others.
         let (_held, making) = socket.hold(&site, Level::Asleep).await?;
+        // The folder is there, its disk mounted and its database made, though nobody may have visited yet.
+        socket
+            .work
+            .ready_files(&making, true)
+            .await
+            .map_err(|error| Refused::Site(Refusal::Failing(error.to_string())))?;
         // What is there goes to the bin whole, its database too.
         if let Some(database) = socket.work.database.as_ref().filter(|_| making.database) {
             let work = socket.work.folders.work(&site).map_err(Refused::Io)?;
@@ -602,12 +608,6 @@ impl Socket {
         if bin {
             blocking(move || folders.recover(&name, SystemTime::now())).await?;
         } else {
-            // The folder is there, and its disk mounted, before anything is unpacked into it.
-            socket
-                .work
-                .ready_files(&making, true)
-                .await
-                .map_err(|error| Refused::Site(Refusal::Failing(error.to_string())))?;
             let (sender, receiver) = mpsc::channel(backup::PIECES);
             let feeding = tokio::spawn(async move {
                 let mut body = body.into_data_stream();

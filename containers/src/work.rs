@@ -94,6 +94,8 @@ pub(crate) struct Job {
 #[derive(Clone, Debug)]
 pub(crate) struct Making {
     pub(crate) spec: Arc<Spec>,
+    /// Of the spec, told once: it is compared at every look.
+    pub(crate) digest: Arc<str>,
     pub(crate) network: NetworkLease,
     pub(crate) quota: Option<u64>,
     pub(crate) database: bool,
@@ -372,7 +374,7 @@ impl Work {
         let id = self.engine.create(&making.spec).await?;
         Ok(Seen {
             id,
-            digest: making.spec.digest(),
+            digest: making.digest.to_string(),
             status: Status::Stopped,
         })
     }
