@@ -19,9 +19,6 @@ use crate::{
     output::Output,
 };
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = Args::parse();
     let output = Output::new(args.format);
