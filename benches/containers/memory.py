@@ -1,5 +1,6 @@
 """What fits into how much memory."""
 
+import itertools
 import random
 import time
 
@@ -25,14 +26,18 @@ def put_all(report, world, sites):
 def hold(report, stock, options):
     """A school's day in minutes: many sites, some hot, coming and going."""
     declared, hot, rate = (60, 15, 8) if options.quick else (900, 200, 15)
+    # Of those awake at once, these are there because they are liked; the others because somebody came by.
+    liked = hot // 2
     minutes = options.minutes or (1 if options.quick else 10)
-    sleep_after, doze_after = (20, 12) if options.quick else (60, 40)
+    # A start and an end take about a second of a processor: a sleep much shorter than this would ask
+    # two processors for more starts than they have time for.
+    sleep_after, doze_after = (20, 12) if options.quick else (150, 60)
     groups = {"default": {"sleep_after": f"{sleep_after}s", "doze_after": f"{doze_after}s"}}
     with World(stock, 4 * GIB, groups) as world:
         sites = names(declared)
         world.nuage.declare(sites)
         put_all(report, world, sites)
-        zipf = Zipf.for_awake(sites, hot, rate, sleep_after)
+        zipf = Zipf.for_awake(sites, liked, rate, sleep_after)
         # The favourites are awake when the day begins.
         world.wake(sites[:hot], "/page.txt")
 
@@ -40,10 +45,17 @@ def hold(report, stock, options):
             path = random.choices(["/page.txt", "/small.php", "/"], [70, 20, 10])[0]
             return full(zipf.pick()), path, random.random() < 0.5
 
-        background = Background(world.nuage.ca(), rate, pick)
+        # Visitors of the sites hardly anybody likes: in the end every site has been asked.
+        rest = itertools.cycle(reversed(sites[hot:]))
+        sweep_rate = (declared - hot) / (0.9 * minutes * 60)
+        loads = [
+            Background(world.nuage.ca(), rate, pick),
+            Background(world.nuage.ca(), sweep_rate, lambda: (full(next(rest)), "/page.txt", False)),
+        ]
+        woken = world.nuage.wakes()
         began = time.monotonic()
         most_rss, most_awake, awake_sum, looks, most_used = 0, 0, 0, 0, 0
-        while time.monotonic() - began < minutes * 60 and background.process.is_alive():
+        while time.monotonic() - began < minutes * 60 and all(load.process.is_alive() for load in loads):
             time.sleep(2)
             looks += 1
             awake = world.nuage.awake()
@@ -52,7 +64,7 @@ def hold(report, stock, options):
             report.progress(f"hold {(time.monotonic() - began) / 60:.1f} min, {awake} awake, {world.memory()}")
             report.raw("hold", awake=awake, memory=world.memory())
         report.progress("")
-        answers = background.finish()
+        answers = [answer for load in loads for answer in load.finish()]
         seconds = time.monotonic() - began
         counts = statuses(answers)
         for status, count in counts.most_common():
@@ -61,7 +73,9 @@ def hold(report, stock, options):
         for at, host, path, answer in [row for row in answers if row[-1].status != 200][:10]:
             report.note("hold", f"not 200: {host}{path} after {answer.seconds:.2f} s: {answer.status} {answer.error or ''}")
         report.figure("hold", f"requests in {seconds / 60:.1f} minutes over {declared} sites", len(answers))
-        report.figure("hold", "sites asked", len({host for _, host, *_ in answers}))
+        report.figure("hold", "sites asked", len({host for _, host, *_ in answers} | {full(name) for name in sites[:hot]}), least=declared)
+        wakes = ", ".join(f"{count - woken.get(state, 0)} from {state}" for state, count in world.nuage.wakes().items())
+        report.note("hold", f"wakes meanwhile: {wakes}")
         report.figure("hold", "awake at once, mean", round(awake_sum / max(1, looks), 1))
         report.figure("hold", "awake at once, most", most_awake)
         report.figure("hold", "requests not answered 200", len(answers) - counts["200"], most=0)

@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
+import urllib.request
 
 from engine import Api, Engine, Failed, ask, resident_mib, until
 from load import SERVER, SERVER6
@@ -149,6 +151,15 @@ cgroup_parent = "/{cgroup.name}/ct"
                 states[name] = live
         connection.close()
         return states
+
+    def wakes(self):
+        """Since the start, by the state a site was in."""
+        with urllib.request.urlopen(f"http://{ADMIN}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        return {
+            state: int(count)
+            for state, count in re.findall(r'^nuage_site_wake_duration_seconds_count\{from="(\w+)"\} (\d+)', text, re.M)
+        }
 
     def state_of(self, name):
         return self.observed().get(full(name), {}).get("state", "archived")

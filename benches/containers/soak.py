@@ -184,9 +184,7 @@ class Soak:
         self.none("containers of sites that are not declared", set(found) - wanted)
         self.none("sites with two containers", {site for site, count in found.items() if count > 1})
         self.none("containers of another instance", {c["Names"][0] for c in containers if c["Labels"].get("nuage.instance") != instance})
-        running = {c["Labels"]["nuage.site"] for c in containers if c["State"] == "running"}
-        believed = {site for site, live in nuage.observed().items() if live["state"] == "awake"}
-        self.none("sites said awake that do not run, or run unsaid", (believed ^ running) - self.leaving())
+        self.none("sites said to be otherwise than they are", self.disagreeing())
 
         known = {n["Name"] for n in world.engine.ask("GET", "/networks")} - {"bridge", "host", "none"}
         self.none("networks nobody leased", known - set(networks))
@@ -217,9 +215,24 @@ class Soak:
         if not self.report.figure("soak", what, len(found), most=0):
             self.report.note("soak", f"such as {found[:5]}")
 
-    def leaving(self):
-        """Those that may change between two looks."""
-        return {full(name) for name in self.sites if self.nuage.state_of(name) in ("waking", "dozing", "asleep")}
+    def disagreeing(self):
+        """Sites whose state and container differ, and go on to: some change between two questions."""
+        said = {"running": "awake", "paused": "dozing", "exited": "asleep", "created": "asleep"}
+        wrong = None
+        # What can't be frozen is tried again within a minute.
+        for _ in range(25):
+            found = {c["Labels"].get("nuage.site"): c["State"] for c in self.world.engine.containers()}
+            live = {site: live["state"] for site, live in self.nuage.observed().items()}
+            now = {
+                f"{site}: said {live.get(site, 'archived')}, is {found.get(site, 'not there')}"
+                for site in set(found) | set(live)
+                if live.get(site, "archived") != said.get(found.get(site), "archived")
+            }
+            wrong = now if wrong is None else wrong & now
+            if not wrong:
+                break
+            time.sleep(3)
+        return wrong
 
     def leases(self):
         leases = json.loads((self.nuage.state / "leases.json").read_text())
