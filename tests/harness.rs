@@ -343,10 +343,14 @@ impl Response {
 }
 
 /// Waits for something to become true.
-pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, done: impl FnMut() -> bool) {
+    until_within(PATIENCE, what, done);
+}
+
+pub(crate) fn until_within(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
-        assert!(started.elapsed() < PATIENCE, "never: {what}");
+        assert!(started.elapsed() < patience, "never: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,10 +1,10 @@
 //! A real application of Debian's, as a teacher would install it: WordPress with a database of the
 //! site's own, through its own pages, over HTTPS.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use super::Cloud;
-use crate::harness::{Server, free_port, run};
+use crate::harness::{Server, free_port, run, until, until_within};
 
 /// A MariaDB of this test alone.
 fn mariadb(port: u16) -> (Server, tempfile::TempDir) {
@@ -181,4 +181,64 @@ fn wordpress_with_its_own_database() {
         home.status == 200 && home.body.contains("Le blog de la classe"),
         "{home:?}"
     );
+}
+
+#[test]
+fn a_site_that_went_and_came_back_gets_its_database_from_the_bin() {
+    let port = free_port();
+    let (_server, folder) = mariadb(port);
+    let declared = "[sites.notes]\ndatabase = true\n";
+    let cloud = Cloud::start(
+        declared,
+        &format!(
+            "[database]\nsocket = \"{}\"\nport = {port}\n",
+            folder.path().join("socket").display()
+        ),
+    );
+    assert_eq!(cloud.get("notes", "").status, 200);
+    let connect = "$db = new mysqli(getenv('DB_HOST'), getenv('DB_USER'), getenv('DB_PASSWORD'), getenv('DB_NAME'), (int) getenv('DB_PORT'));";
+    cloud.put(
+        "notes",
+        "write.php",
+        &format!("<?php {connect} $db->query('CREATE TABLE notes (text TEXT)'); $db->query(\"INSERT INTO notes VALUES ('remember')\"); echo $db->affected_rows;"),
+    );
+    let read =
+        format!("<?php {connect} echo $db->query('SELECT text FROM notes')->fetch_row()[0];");
+    cloud.put("notes", "read.php", &read);
+    assert_eq!(cloud.get("notes", "write.php").body, "1");
+    assert_eq!(cloud.get("notes", "read.php").body, "remember");
+
+    // Gone for good: its files are in the bin and its database is no more.
+    cloud.nuage().folder.zone("[sites.other]\n");
+    let databases = || {
+        let socket = folder.path().join("socket").display().to_string();
+        let shown = run(
+            "mariadb",
+            &[
+                "--no-defaults",
+                "--socket",
+                &socket,
+                "-N",
+                "-e",
+                "SHOW DATABASES LIKE 'notes%'",
+            ],
+        );
+        assert_eq!(shown.code, 0, "{shown:?}");
+        shown.out
+    };
+    assert!(!databases().trim().is_empty());
+    let site_folder = cloud.files("notes");
+    until_within(Duration::from_secs(90), "the site is in the bin", || {
+        !site_folder.exists() && databases().trim().is_empty()
+    });
+
+    // Named again, it is new; restored, it is what it was.
+    cloud.nuage().folder.zone(declared);
+    until("the new site answers", || {
+        cloud.get("notes", "").status == 200
+    });
+    assert_eq!(cloud.get("notes", "read.php").status, 404);
+    let restored = cloud.command(&["site", "restore", "notes", "--bin"]);
+    assert_eq!(restored.code, 0, "{restored:?}");
+    assert_eq!(cloud.get("notes", "read.php").body, "remember");
 }

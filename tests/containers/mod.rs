@@ -4,8 +4,10 @@
 mod app;
 mod control;
 mod disk;
+mod engine;
 mod faults;
 mod life;
+mod remote;
 mod walls;
 
 use std::{
@@ -51,7 +53,7 @@ impl Cloud {
         Self::at(None, sites, "", extra)
     }
 
-    /// The same on an engine of its own, with more of `[containers]`.
+    /// The same on an engine of its own, with more of `[containers]`, which may say how it is reached.
     pub(crate) fn at(engine: Option<&str>, sites: &str, containers: &str, extra: &str) -> Self {
         let mut cloud = Self::prepare(engine, sites, containers, extra);
         let folder = cloud._folder.take().unwrap();
@@ -68,9 +70,11 @@ impl Cloud {
         extra: &str,
     ) -> Self {
         let (net, held) = free_net();
-        let socket = engine.map_or_else(String::new, |socket| {
-            format!("engine = \"unix://{socket}\"\n")
-        });
+        let socket = engine
+            .filter(|_| !containers.contains("engine ="))
+            .map_or_else(String::new, |socket| {
+                format!("engine = \"unix://{socket}\"\n")
+            });
         let folder = Folder::with(&format!(
             "[containers]\nsubnet4 = \"10.{net}.0.0/16\"\nsubnet6 = \"fd00:{net}::/48\"\n{socket}{containers}\n{extra}"
         ));
