@@ -1,34 +1,43 @@
 //! All sites at once: one task owns them, hears what is declared, what the engine does and who asks,
 //! and lets each site do one thing at a time until it is as it should be.
 
+mod ask;
+mod declare;
+mod measure;
+mod outside;
+mod room;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use common::{
-    Backend, Published,
+    Published,
     containers::Containers,
     observed::{Change, Observed, State},
 };
-use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{Notify, broadcast, mpsc, oneshot, watch},
+    sync::{Notify, broadcast, mpsc, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
 
+pub(crate) use self::ask::Command;
+pub use self::measure::Capacity;
+use self::{
+    ask::{FIRST_WORD, Reply},
+    measure::Sample,
+};
 use crate::{
-    budget::{self, Room, Taking},
-    engine::{Event, EventKind, Found, Status},
+    engine::Status,
     files,
     lease::Leases,
     memory,
     metrics::Wakes,
-    plan::{Level, Seen, Step, plan},
-    spec::Spec,
-    tenant::{Refusal, STEADY, Tenant, Times, Waiter},
+    plan::{Level, Step, plan},
+    tenant::{Refusal, STEADY, Tenant},
     work::{Job, Making, Outcome, Work, WorkError},
 };
 
@@ -43,75 +52,11 @@ const SAMPLE: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(200);
 /// A zone file that is gone for a moment is being saved; one that is gone for longer is gone.
 const SECOND_THOUGHTS: Duration = Duration::from_secs(5);
-/// After the files, what is in them.
-const DISCARD_AFTER: Duration = Duration::from_secs(30);
-/// How long a request may wait for others to make room.
-const ROOM_WITHIN: Duration = Duration::from_secs(15);
-/// A site someone used so lately is brought back at once when it dies.
-const MISSED: Duration = Duration::from_secs(5);
-/// Memory of a site before it has been measured; also the least it is taken for.
-const FIRST_GUESS: u64 = 10 << 20;
-const LEAST_GUESS: u64 = 4 << 20;
-/// A disk with less than this free is full.
-const FULL_BELOW: u64 = 256 << 10;
 /// News the slowest reader may be behind.
 pub(crate) const NEWS: usize = 4_096;
-/// How long requests said to be under way keep a site awake without being said again.
-const BELIEVED: Duration = Duration::from_secs(5);
-/// A whole zone that is gone may be a folder being moved: its sites' files wait this long.
-const ZONE_GONE: Duration = Duration::from_secs(86_400);
-/// How long requests wait for an engine that has not answered yet.
-const FIRST_WORD: Duration = Duration::from_secs(10);
 /// Before anything that failed is tried again.
 const REST: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// Where an answer goes.
-type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
-
-/// What control is asked.
-pub(crate) enum Command {
-    Wake(Arc<str>, Waiter),
-    /// Puts a site to sleep now.
-    Sleep(Arc<str>, Reply<()>),
-    Restart(Arc<str>, Waiter),
-    /// Requests under way by site, and sites used since the last report.
-    Activity(Vec<(Arc<str>, u32)>),
-    /// Keeps a site still until released; answered when it is.
-    Hold(Arc<str>, Level, Reply<Option<Making>>),
-    Release(Arc<str>),
-    /// Makes a site's folder without waking it.
-    Prepare(Arc<str>, Reply<()>),
-    /// The container of a site, if there is one.
-    Container(Arc<str>, oneshot::Sender<Option<String>>),
-    Capacity(oneshot::Sender<Capacity>),
-    Engine(Event),
-    /// Everything the engine had when it was asked.
-    Resync(Instant, Vec<Found>),
-    /// The engine is gone.
-    Lost(String),
-}
-
-/// How much memory there is and what takes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capacity {
-    /// Memory of this machine (or its cgroup), in octets.
-    pub host_bytes: u64,
-    /// Memory for sites, in octets.
-    pub budget_bytes: u64,
-    /// Memory sites take, with what the engine takes for them, in octets.
-    pub used_bytes: u64,
-    /// What one more site is expected to take, in octets.
-    pub site_bytes: u64,
-    /// Sites declared to be containers.
-    pub declared: u64,
-    /// Sites by state; those that are not here are archived.
-    pub states: BTreeMap<String, u64>,
-    /// How many more could be awake at once.
-    pub more: u64,
-    /// Each site that takes memory, with its octets; the largest first.
-    pub sites: Vec<(Arc<str>, u64)>,
-}
 
 /// Everything the one task owns.
 pub(crate) struct Fleet {
@@ -122,6 +67,8 @@ pub(crate) struct Fleet {
     tenants: HashMap<Arc<str>, Tenant>,
     /// Sites that wait for memory, with the time since when.
     queue: VecDeque<(Arc<str>, Instant)>,
+    /// Jobs to start at the end of this turn.
+    due: Vec<Job>,
     jobs: JoinSet<(Arc<str>, Outcome)>,
     news: broadcast::Sender<Change>,
     observed: watch::Sender<Arc<Observed>>,
@@ -129,6 +76,8 @@ pub(crate) struct Fleet {
     ready: watch::Sender<bool>,
     begun: Instant,
     known: Observed,
+    /// What this turn has changed in `known`, to be published at its end.
+    changes: Vec<Change>,
     budget: u64,
     /// What an awake site takes on average, shim included.
     average: u64,
@@ -144,43 +93,6 @@ pub(crate) struct Fleet {
     last_resync: Instant,
     resync: mpsc::Sender<()>,
     cleaned: Option<Instant>,
-}
-
-/// What the files say of a site there is something of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Declared {
-    /// It is a container, though it may be one that can't be made just now.
-    Container,
-    /// It is something else now: a redirect for a while, perhaps. Its files stay.
-    Elsewhere,
-    /// Its zone has it no more.
-    Gone,
-    /// Its whole zone is gone.
-    ZoneGone,
-}
-
-impl Declared {
-    fn note(self, tenant: &mut Tenant, now: Instant) {
-        let kept = match self {
-            Self::Container => {
-                tenant.undeclared = None;
-                return;
-            }
-            Self::Elsewhere => None,
-            Self::Gone => Some(DISCARD_AFTER),
-            Self::ZoneGone => Some(ZONE_GONE),
-        };
-        let since = tenant.undeclared.map_or(now, |(since, _)| since);
-        tenant.undeclared = Some((since, kept));
-    }
-}
-
-/// What one look at a site's cgroup and disk said.
-struct Sample {
-    site: Arc<str>,
-    cgroup: Option<std::path::PathBuf>,
-    bytes: Option<u64>,
-    full: bool,
 }
 
 impl Fleet {
@@ -208,14 +120,16 @@ impl Fleet {
             work,
             tenants: HashMap::new(),
             queue: VecDeque::new(),
+            due: Vec::new(),
             jobs: JoinSet::new(),
             news,
             observed,
             ready,
             begun: now,
             known: Observed::new(),
+            changes: Vec::new(),
             budget,
-            average: FIRST_GUESS + memory::OVERHEAD,
+            average: measure::FIRST_GUESS,
             samples: JoinSet::new(),
             said: JoinSet::new(),
             sleepers: Vec::new(),
@@ -252,234 +166,10 @@ impl Fleet {
                 Ok(()) = declared.changed() => self.declared(),
                 _ = tick.tick() => self.tick(),
             }
+            self.publish();
+            self.begin();
         }
         self.save();
-    }
-
-    fn command(&mut self, command: Command) {
-        let now = Instant::now();
-        match command {
-            Command::Wake(site, waiter) => self.wake(&site, waiter, now),
-            Command::Restart(site, waiter) => {
-                if let Some(tenant) = self.declared_tenant(&site) {
-                    tenant.forgive();
-                    tenant.restart = tenant.status().is_some_and(|s| s != Status::Stopped);
-                    tenant.ready &= !tenant.restart;
-                }
-                self.wake(&site, waiter, now);
-                self.kick(&site);
-            }
-            Command::Sleep(site, reply) => match self.declared_tenant(&site) {
-                None => drop(reply.send(Err(Refusal::Unknown))),
-                Some(tenant) => {
-                    tenant.level = tenant.level.min(Level::Asleep);
-                    self.sleepers.push((Arc::clone(&site), reply));
-                    self.kick(&site);
-                }
-            },
-            Command::Activity(sites) => {
-                for (site, in_flight) in sites {
-                    if let Some(tenant) = self.tenants.get_mut(&site) {
-                        tenant.last_active = now;
-                        tenant.in_flight = in_flight;
-                        tenant.believed = Some(now + BELIEVED);
-                    }
-                }
-            }
-            Command::Hold(site, level, reply) => match self.declared_tenant(&site) {
-                None => drop(reply.send(Err(Refusal::Unknown))),
-                Some(tenant) if tenant.held.is_some() => {
-                    let why = "another backup or restore of this site is under way".to_owned();
-                    drop(reply.send(Err(Refusal::Failing(why))));
-                }
-                Some(tenant) => {
-                    tenant.held = Some(level);
-                    self.holders.push((Arc::clone(&site), reply));
-                    self.kick(&site);
-                }
-            },
-            Command::Release(site) => {
-                if let Some(tenant) = self.tenants.get_mut(&site) {
-                    tenant.held = None;
-                    tenant.last_active = now;
-                    self.kick(&site);
-                }
-            }
-            Command::Prepare(site, reply) => match self.declared_tenant(&site) {
-                None => drop(reply.send(Err(Refusal::Unknown))),
-                Some(tenant) => {
-                    let making = tenant.making.clone();
-                    let at_rest =
-                        !matches!(tenant.status(), Some(Status::Running | Status::Paused));
-                    let work = Arc::clone(&self.work);
-                    tokio::spawn(async move {
-                        let ready = match &making {
-                            Some(making) => work.ready_files(making, at_rest).await,
-                            None => Ok(()),
-                        };
-                        drop(
-                            reply.send(ready.map_err(|error| Refusal::Failing(error.to_string()))),
-                        );
-                    });
-                }
-            },
-            Command::Container(site, reply) => {
-                let seen = self
-                    .tenants
-                    .get(&site)
-                    .and_then(|tenant| tenant.seen.as_ref());
-                drop(reply.send(seen.map(|seen| seen.id.clone())));
-            }
-            Command::Capacity(reply) => drop(reply.send(self.capacity())),
-            Command::Engine(event) => self.event(&event),
-            Command::Resync(asked, found) => self.found(asked, found),
-            Command::Lost(why) => {
-                let was = std::mem::replace(&mut self.synced, false);
-                if was {
-                    tracing::error!(%why, "the engine is gone: awake sites are served as long as they run; trying again");
-                } else {
-                    tracing::warn!(%why, "no engine yet: sites in containers wait for one");
-                }
-            }
-        }
-    }
-
-    /// The tenant of a declared container site, made now if need be.
-    fn declared_tenant(&mut self, site: &Arc<str>) -> Option<&mut Tenant> {
-        if !self.tenants.contains_key(site) {
-            let mut tenant = Tenant::new(Instant::now());
-            if self.declare(site, &mut tenant) != Declared::Container {
-                return None;
-            }
-            // Kept before anything is made with it: a uid and an address are never given twice.
-            if !self.save() {
-                return None;
-            }
-            self.tenants.insert(Arc::clone(site), tenant);
-        }
-        self.tenants
-            .get_mut(site)
-            .filter(|tenant| tenant.making.is_some())
-    }
-
-    fn wake(&mut self, site: &Arc<str>, waiter: Waiter, now: Instant) {
-        let (synced, begun) = (self.synced, self.begun);
-        let Some(tenant) = self.declared_tenant(site) else {
-            drop(waiter.send(Err(
-                match self.tenants.get(site).and_then(|t| t.trouble.clone()) {
-                    Some(trouble) => Refusal::Failing(trouble),
-                    None => Refusal::Unknown,
-                },
-            )));
-            return;
-        };
-        tenant.last_active = now;
-        // At the start the engine is given a moment to say what it has.
-        if !synced && tenant.seen.is_none() && begun.elapsed() > FIRST_WORD {
-            let why = "the container engine does not answer".to_owned();
-            drop(waiter.send(Err(Refusal::Failing(why))));
-            return;
-        }
-        // A short pause after a failure is waited for; a long one is told.
-        if tenant.crashed(now) && !tenant.ready {
-            let why = tenant.trouble.clone().unwrap_or_default();
-            drop(waiter.send(Err(Refusal::Failing(why))));
-            return;
-        }
-        tenant.wait(waiter);
-        tenant.level = Level::Awake;
-        if !tenant.admitted {
-            self.admit(site, now);
-        }
-        self.kick(site);
-    }
-
-    /// Sets memory aside for a site, or queues it until there is some.
-    fn admit(&mut self, site: &Arc<str>, now: Instant) {
-        let takes = self
-            .tenants
-            .get(site)
-            .is_some_and(|t| matches!(t.status(), Some(Status::Running | Status::Paused)));
-        if takes {
-            if let Some(tenant) = self.tenants.get_mut(site) {
-                tenant.admitted = true;
-            }
-        } else if !self.queue.iter().any(|(queued, _)| queued == site) {
-            self.queue.push_back((Arc::clone(site), now));
-            self.serve_queue(now);
-        }
-    }
-
-    /// Admits those that wait, in their order, as far as memory goes; asks idle ones to leave.
-    fn serve_queue(&mut self, now: Instant) {
-        while let Some((site, since)) = self.queue.front().cloned() {
-            let wanted = self
-                .tenants
-                .get(&site)
-                .is_some_and(|tenant| tenant.level == Level::Awake && !tenant.admitted);
-            if !wanted {
-                self.queue.pop_front();
-                continue;
-            }
-            let taking = self.taking(now);
-            match budget::room(self.budget, self.average, &taking) {
-                Room::Enough => {
-                    self.queue.pop_front();
-                    if let Some(tenant) = self.tenants.get_mut(&site) {
-                        tenant.admitted = true;
-                    }
-                    self.kick(&site);
-                    continue;
-                }
-                Room::After(leaving) => {
-                    let leaving: Vec<Arc<str>> = leaving.into_iter().cloned().collect();
-                    self.evict(&leaving);
-                }
-                Room::None => {}
-            }
-            if now.duration_since(since) < ROOM_WITHIN {
-                return;
-            }
-            self.queue.pop_front();
-            if let Some(tenant) = self.tenants.get_mut(&site) {
-                tenant.level = Level::Asleep;
-                tenant.answer(&Err(Refusal::Full));
-                self.tell(&site);
-            }
-        }
-    }
-
-    /// Sites grow after they were let in: past the budget, the least recently used go.
-    fn keep_within_budget(&mut self, now: Instant) {
-        let leaving: Vec<Arc<str>> = match budget::room(self.budget, 0, &self.taking(now)) {
-            Room::After(leaving) => leaving.into_iter().cloned().collect(),
-            Room::Enough | Room::None => Vec::new(),
-        };
-        self.evict(&leaving);
-    }
-
-    fn evict(&mut self, leaving: &[Arc<str>]) {
-        for site in leaving {
-            if let Some(tenant) = self.tenants.get_mut(site) {
-                tenant.level = Level::Asleep;
-            }
-            self.wakes.evicted();
-            self.kick(site);
-        }
-    }
-
-    fn taking(&self, now: Instant) -> Vec<Taking<&Arc<str>>> {
-        self.tenants
-            .iter()
-            .filter(|(_, tenant)| tenant.takes_memory())
-            .map(|(site, tenant)| Taking {
-                site,
-                bytes: tenant.bytes.unwrap_or(self.average),
-                idle: now.duration_since(tenant.last_active),
-                needed: tenant.needed(now),
-                leaving: tenant.level < Level::Dozing || tenant.undeclared.is_some(),
-            })
-            .collect()
     }
 
     /// What a site should be doing now, all things considered.
@@ -540,6 +230,9 @@ impl Fleet {
                 steps = vec![Step::Stop, Step::Start];
             }
         }
+        if steps == [Step::Pause] {
+            steps = tenant.freeze_or(aim, now).to_vec();
+        }
         let kept = tenant.undeclared.and_then(|(_, kept)| kept);
         let discard = tenant.seen.is_none() && kept.is_some_and(waited);
         if steps.is_empty() && !discard {
@@ -555,8 +248,11 @@ impl Fleet {
         let died = Arc::new(Notify::new());
         tenant.busy = Some(Arc::clone(&died));
         tenant.discarding = discard;
-        if steps.contains(&Step::Start) {
+        if steps.contains(&Step::Stop) || steps.contains(&Step::Start) {
             tenant.ready = false;
+            tenant.supple();
+        }
+        if steps.contains(&Step::Start) {
             tenant.generation = tenant.generation.wrapping_add(1);
             tenant.started = Some(now);
             tenant.bytes = None;
@@ -567,7 +263,7 @@ impl Fleet {
             tenant.frozen = None;
             tenant.waking = Some(now);
         }
-        let job = Job {
+        self.due.push(Job {
             site: Arc::clone(site),
             making: tenant.making.clone(),
             steps,
@@ -575,24 +271,30 @@ impl Fleet {
             died,
             discard,
             had_database: tenant.had_database,
-        };
-        let work = Arc::clone(&self.work);
-        // Told before it is done: nothing new is sent to a site about to be frozen.
-        self.tell(site);
-        self.jobs.spawn(async move {
-            let (site, seen) = (Arc::clone(&job.site), job.seen.clone());
-            // In a task of its own, so that not even a panic leaves a site busy for ever.
-            let done = tokio::spawn(async move { work.run(job).await }).await;
-            done.unwrap_or_else(|error| {
-                let outcome = Outcome {
-                    seen,
-                    error: Some(WorkError::Files(std::io::Error::other(error))),
-                    starting: true,
-                    said: String::new(),
-                };
-                (site, outcome)
-            })
         });
+        self.tell(site);
+    }
+
+    /// Starts what a turn has found to do. By then it is published: nothing new is sent to a site about
+    /// to be frozen.
+    fn begin(&mut self) {
+        for job in self.due.drain(..) {
+            let work = Arc::clone(&self.work);
+            self.jobs.spawn(async move {
+                let (site, seen) = (Arc::clone(&job.site), job.seen.clone());
+                // In a task of its own, so that not even a panic leaves a site busy for ever.
+                let done = tokio::spawn(async move { work.run(job).await }).await;
+                done.unwrap_or_else(|error| {
+                    let outcome = Outcome {
+                        seen,
+                        error: Some(WorkError::Files(std::io::Error::other(error))),
+                        failed: Some(Step::Start),
+                        said: String::new(),
+                    };
+                    (site, outcome)
+                })
+            });
+        }
     }
 
     /// A job is over.
@@ -602,6 +304,7 @@ impl Fleet {
             return;
         };
         let discarded = tenant.discarding && outcome.error.is_none();
+        let waking = tenant.waking.take();
         tenant.busy = None;
         tenant.discarding = false;
         tenant.known = now;
@@ -614,10 +317,13 @@ impl Fleet {
         if tenant.status() == Some(Status::Paused) && before != Some(Status::Paused) {
             tenant.frozen = Some(now);
         }
+        if tenant.status() == Some(Status::Paused) {
+            tenant.supple();
+        }
         match outcome.error {
             None => {
                 if tenant.status() == Some(Status::Running) {
-                    if let Some(since) = tenant.waking.take() {
+                    if let Some(since) = waking {
                         let from = if before == Some(Status::Paused) {
                             State::Dozing
                         } else {
@@ -641,16 +347,24 @@ impl Fleet {
             }
             Some(error) => {
                 let text = with_last_lines(&error.to_string(), &outcome.said);
-                tracing::warn!(%site, error = %text, "a site can't be made as it should be");
                 tenant.rest = Some(now + REST);
-                if error.is_engine_gone() || !outcome.starting {
-                    // Not the site's fault, and no reason to think worse of what runs.
-                    tenant.trouble = Some(text);
+                if outcome.failed == Some(Step::Pause) && !error.is_engine_gone() {
+                    tenant.stiffened(&text, now);
                 } else {
-                    tenant.ready = false;
-                    tenant.failed(text, now);
-                    self.wakes.failed();
-                    self.fail_waiters(site);
+                    tracing::warn!(%site, error = %text, "a site can't be made as it should be");
+                    let starting = matches!(
+                        outcome.failed,
+                        Some(Step::Create | Step::Start | Step::Unpause)
+                    );
+                    if error.is_engine_gone() || !starting {
+                        // Not the site's fault, and no reason to think worse of what runs.
+                        tenant.trouble = Some(text);
+                    } else {
+                        tenant.ready = false;
+                        tenant.failed(text, now);
+                        self.wakes.failed();
+                        self.fail_waiters(site);
+                    }
                 }
             }
         }
@@ -697,7 +411,7 @@ impl Fleet {
         self.tell(site);
     }
 
-    /// Publishes what is known of a site, when that is news.
+    /// Notes what is known of a site, when that is news.
     fn tell(&mut self, site: &Arc<str>) {
         let now = Instant::now();
         let live = self.tenants.get(site).map(|tenant| tenant.live(now));
@@ -710,9 +424,22 @@ impl Fleet {
             None if self.known.remove(site).is_some() => Change::Gone(Arc::clone(site)),
             None => return,
         };
-        self.observed.send_replace(Arc::new(self.known.clone()));
-        // Nobody listens when no edge is connected.
-        drop(self.news.send(change));
+        self.changes.push(change);
+    }
+
+    /// Once for all that a turn has changed, since it is a copy of everything; the whole before its
+    /// news, so that whoever begins to listen in between hears of each.
+    fn publish(&mut self) {
+        if !self.changes.is_empty() {
+            self.observed.send_replace(Arc::new(self.known.clone()));
+        }
+        for change in self.changes.drain(..) {
+            // Nobody listens when no edge is connected.
+            drop(self.news.send(change));
+        }
+        if self.synced && !*self.ready.borrow() {
+            self.ready.send_replace(true);
+        }
     }
 
     fn forget(&mut self, site: &Arc<str>) {
@@ -723,318 +450,19 @@ impl Fleet {
         tracing::info!(%site, "removed: its files are in the bin for 30 days");
     }
 
-    /// Takes the declarations of now for every site there is something of.
-    fn declared(&mut self) {
-        let now = Instant::now();
-        let sites: Vec<Arc<str>> = self.tenants.keys().cloned().collect();
-        for site in sites {
-            if let Some(mut tenant) = self.tenants.remove(&site) {
-                let declared = self.declare(&site, &mut tenant);
-                declared.note(&mut tenant, now);
-                self.tenants.insert(Arc::clone(&site), tenant);
-            }
-            self.kick(&site);
-        }
-        self.save();
-    }
-
-    /// What a site is to be made from by the registry of now.
-    fn declare(&mut self, site: &Arc<str>, tenant: &mut Tenant) -> Declared {
-        let before = tenant.making.take();
-        tenant.had_database = self.leases.get(site).is_some_and(|lease| lease.database);
-        let registry = self.published.load();
-        let route = registry.route(site).filter(|route| {
-            !route.foreign && *route.zone.origin.child(&route.site.name).as_str() == **site
-        });
-        let Some(route) = route else {
-            let zone = site
-                .split_once('.')
-                .and_then(|(_, zone)| registry.zone(zone));
-            return if zone.is_some() {
-                Declared::Gone
-            } else {
-                Declared::ZoneGone
-            };
-        };
-        let Backend::Container(own) = &route.site.backend else {
-            return Declared::Elsewhere;
-        };
-        let own = own.as_deref().cloned().unwrap_or_default();
-        let (name, group) = registry.groups.of(route.site.group.as_deref());
-        let lease = match self
-            .leases
-            .lease(site, name, group, &self.config, unix_now())
-        {
-            Ok(lease) => lease,
-            Err(error) => {
-                tenant.trouble = Some(error.to_string());
-                // What runs goes on running.
-                tenant.making = before;
-                return Declared::Container;
-            }
-        };
-        let Some(network) = self.leases.network(&lease.network).cloned() else {
-            return Declared::Container;
-        };
-        let mut environment: BTreeMap<String, String> = own.environment.clone();
-        if let Some(database) = self.work.database.as_ref().filter(|_| own.database) {
-            environment.extend(database.environment(site, network.gateway4()));
-        }
-        for (variable, file) in &own.secrets {
-            match read_secret(file) {
-                Ok(value) => drop(environment.insert(variable.clone(), value)),
-                Err(error) => {
-                    tenant.trouble = Some(format!(
-                        "the secret {variable} in {}: {error}",
-                        file.display()
-                    ));
-                    tenant.making = before;
-                    return Declared::Container;
-                }
-            }
-        }
-        let spec = Spec {
-            site: Arc::clone(site),
-            image: own.image.unwrap_or_else(|| group.image.clone()),
-            command: own.command,
-            port: own.port.unwrap_or(group.port),
-            environment: environment.into_iter().collect(),
-            uid: lease.uid,
-            memory_bytes: group.memory_bytes,
-            cpu_millis: group.cpu_millis,
-            pids: group.pids,
-            ipv4: network.at4(lease.index),
-            ipv6: network.at6(lease.index),
-            // Left to itself the engine would ask the machine's own resolvers for a site that may reach
-            // nobody, which is a way out: the gateway's port 53 is behind the walls.
-            resolvers: if network.internet {
-                self.work.networks.resolvers.clone()
-            } else {
-                vec![network.gateway4().into()]
-            },
-            network: network.name.clone(),
-            files: self.work.folders.files(site),
-            scratch: self.work.folders.scratch(site),
-        };
-        if before.as_ref().is_some_and(|before| *before.spec != spec) {
-            // What was wrong may be mended by this.
-            tenant.forgive();
-        }
-        tenant.times = Times::of(group);
-        if own.database && network.parent.is_some() {
-            tenant.trouble = Some(
-                "a site on a VLAN can't reach the shared database: its group has `parent`"
-                    .to_owned(),
-            );
-            tenant.making = before;
-            return Declared::Container;
-        }
-        if own.database {
-            self.leases.note_database(site);
-            tenant.had_database = true;
-        }
-        tenant.making = Some(Making {
-            digest: spec.digest().into(),
-            spec: spec.into(),
-            network,
-            quota: group.disk_bytes,
-            database: own.database,
-            ready_within: group.ready_within,
-        });
-        Declared::Container
-    }
-
-    fn event(&mut self, event: &Event) {
-        let now = Instant::now();
-        let Some(tenant) = self.tenants.get_mut(&event.site) else {
-            return;
-        };
-        if let Some(died) = &tenant.busy {
-            // Of our own doing, or the job finds out, or a look afterwards does.
-            if event.kind == EventKind::Died {
-                died.notify_one();
-                tenant.doubt = true;
-            }
-            return;
-        }
-        let status = match event.kind {
-            EventKind::Started | EventKind::Unpaused => Some(Status::Running),
-            EventKind::Paused => Some(Status::Paused),
-            EventKind::Died => Some(Status::Stopped),
-            EventKind::Removed => None,
-        };
-        let Some(seen) = tenant.seen.as_mut().filter(|seen| seen.id == event.id) else {
-            return;
-        };
-        let before = seen.status;
-        tenant.known = now;
-        match status {
-            Some(status) if status == before => return,
-            Some(status) => seen.status = status,
-            None => tenant.seen = None,
-        }
-        self.changed_outside(&event.site, Some(before), now);
-    }
-
-    /// A container is not as we left it.
-    fn changed_outside(&mut self, site: &Arc<str>, before: Option<Status>, now: Instant) {
-        let Some(tenant) = self.tenants.get_mut(site) else {
-            return;
-        };
-        if tenant.status() == Some(Status::Paused) {
-            tenant.frozen = Some(now);
-        }
-        let ended = !matches!(tenant.status(), Some(Status::Running | Status::Paused));
-        if ended && matches!(before, Some(Status::Running | Status::Paused)) {
-            tenant.ready = false;
-            tenant.admitted = false;
-            let missed = tenant.needed(now) || now.duration_since(tenant.last_active) < MISSED;
-            let early = tenant
-                .started
-                .is_some_and(|at| now.duration_since(at) < STEADY);
-            if early {
-                tenant.failed("its container ended by itself".to_owned(), now);
-                if let Some(seen) = &tenant.seen {
-                    let (work, id, site) =
-                        (Arc::clone(&self.work), seen.id.clone(), Arc::clone(site));
-                    self.said
-                        .spawn(async move { (site, work.last_lines(&id).await) });
-                }
-            } else {
-                tenant.forgive();
-            }
-            tracing::warn!(%site, "a container ended that should be running");
-            if missed {
-                tenant.level = Level::Awake;
-                self.admit(site, now);
-            } else {
-                tenant.level = Level::Asleep;
-            }
-        } else if tenant.status() == Some(Status::Running) {
-            // Somebody started it by hand: it is ours to put to sleep again.
-            tenant.ready = true;
-            tenant.admitted = true;
-            tenant.level = Level::Awake;
-            tenant.last_active = now;
-        }
-        self.kick(site);
-    }
-
-    fn said(&mut self, site: &Arc<str>, said: &str) {
-        if let Some(tenant) = self.tenants.get_mut(site)
-            && let Some(trouble) = &mut tenant.trouble
-        {
-            *trouble = with_last_lines(trouble, said);
-        }
-        self.tell(site);
-    }
-
-    /// Everything the engine has: adopts what runs, removes what nobody declares.
-    fn found(&mut self, asked: Instant, found: Vec<Found>) {
-        let now = Instant::now();
-        let first = !self.synced;
-        self.synced = true;
-        self.last_resync = now;
-        let unix = unix_now();
-        let mut met = HashSet::new();
-        for container in found {
-            let site = Arc::clone(&container.site);
-            met.insert(Arc::clone(&site));
-            let seen = Seen {
-                id: container.id,
-                digest: container.digest,
-                status: container.status,
-            };
-            if let Some(tenant) = self.tenants.get_mut(&site) {
-                // What has been learnt since the engine was asked is newer than its answer.
-                let newer = tenant.busy.is_some() || tenant.known >= asked;
-                if !newer && tenant.seen.as_ref() != Some(&seen) {
-                    let before = tenant.status();
-                    tenant.seen = Some(seen);
-                    self.changed_outside(&site, before, now);
-                }
-                continue;
-            }
-            let mut tenant = Tenant::new(now);
-            let declared = self.declare(&site, &mut tenant);
-            declared.note(&mut tenant, now);
-            (tenant.level, tenant.admitted, tenant.ready) = match seen.status {
-                Status::Running => (Level::Awake, true, true),
-                Status::Paused => (Level::Dozing, true, false),
-                Status::Stopped => (Level::Asleep, false, false),
-            };
-            tenant.frozen = (seen.status == Status::Paused).then_some(now);
-            // Another start than any before: the number only has to differ.
-            tenant.generation = unix.wrapping_mul(1 << 20);
-            if seen.status == Status::Stopped
-                && let Some(lease) = self.leases.get(&site)
-            {
-                let idle = Duration::from_secs(unix.saturating_sub(lease.last_active));
-                tenant.last_active = now.checked_sub(idle).unwrap_or(now);
-            }
-            tenant.seen = Some(seen);
-            self.tenants.insert(Arc::clone(&site), tenant);
-            self.kick(&site);
-        }
-        // What we thought was there and is not.
-        let missing: Vec<(Arc<str>, Option<Status>)> = self
-            .tenants
-            .iter()
-            .filter(|(site, tenant)| {
-                let newer = tenant.busy.is_some() || tenant.known >= asked;
-                !newer && tenant.seen.is_some() && !met.contains(*site)
-            })
-            .map(|(site, tenant)| (Arc::clone(site), tenant.status()))
-            .collect();
-        for (site, before) in missing {
-            if let Some(tenant) = self.tenants.get_mut(&site) {
-                tenant.seen = None;
-            }
-            self.changed_outside(&site, before, now);
-        }
-        if first {
-            self.adopt_leases(now);
-            self.networks();
-            self.ready.send_replace(true);
-            let awake = self.tenants.values().filter(|tenant| tenant.ready).count();
-            tracing::info!(containers = met.len(), awake, "the engine answers");
-        }
-    }
-
-    /// Sites that hold a lease and have no container: their disks are mounted again after a restart of
-    /// the machine, and the files of those declared no more go to the bin.
-    fn adopt_leases(&mut self, now: Instant) {
-        let leased: Vec<Arc<str>> = self
-            .leases
-            .sites()
-            .filter(|(site, lease)| lease.released.is_none() && !self.tenants.contains_key(*site))
-            .map(|(site, _)| Arc::clone(site))
-            .collect();
-        let mut makings = Vec::new();
-        for site in leased {
-            let mut tenant = Tenant::new(now);
-            let declared = self.declare(&site, &mut tenant);
-            declared.note(&mut tenant, now);
-            makings.extend(tenant.making.clone());
-            self.tenants.insert(Arc::clone(&site), tenant);
-            self.tell(&site);
-        }
-        let work = Arc::clone(&self.work);
-        tokio::spawn(async move {
-            for making in makings {
-                if let Err(error) = work.ready_files(&making, true).await {
-                    tracing::error!(site = %making.spec.site, %error, "can't make a site's files ready");
-                }
-            }
-        });
-    }
-
     fn tick(&mut self) {
         let now = Instant::now();
         let mut restless = Vec::new();
         let mut broken = Vec::new();
+        // While sites wait for the processors to start on, freezing and ending others by the clock would
+        // only make them wait longer. Memory still makes room.
+        let crowded = self.work.crowded();
+        let silent = !self.synced && self.begun.elapsed() > FIRST_WORD;
         for (site, tenant) in &mut self.tenants {
             tenant.forget_gone();
+            if silent && tenant.seen.is_none() {
+                tenant.answer(&Err(Refusal::no_engine()));
+            }
             if tenant.making.is_none() && tenant.undeclared.is_none() {
                 broken.push(Arc::clone(site));
             }
@@ -1055,7 +483,9 @@ impl Fleet {
                     tenant.forgive();
                 }
                 // Down as time goes by; up only when somebody asks.
-                tenant.level = tenant.level.min(tenant.times.level(idle));
+                if !crowded {
+                    tenant.level = tenant.level.min(tenant.times.level(idle));
+                }
             }
             let aim = Self::aim(tenant, now);
             let unsettled = tenant.making.as_ref().is_some_and(|making| {
@@ -1139,117 +569,6 @@ impl Fleet {
         });
     }
 
-    /// Reads memory and disks of what runs, where nobody waits for it.
-    fn sample(&mut self) {
-        let running: Vec<_> = self
-            .tenants
-            .iter()
-            .filter(|(_, tenant)| tenant.ready || tenant.status() == Some(Status::Paused))
-            .filter_map(|(site, tenant)| {
-                let seen = tenant.seen.as_ref()?;
-                let quota = tenant
-                    .making
-                    .as_ref()
-                    .is_some_and(|making| making.quota.is_some());
-                Some((
-                    Arc::clone(site),
-                    seen.id.clone(),
-                    tenant.cgroup.clone(),
-                    quota,
-                ))
-            })
-            .collect();
-        let work = Arc::clone(&self.work);
-        self.samples.spawn(async move {
-            let mut found = Vec::with_capacity(running.len());
-            for (site, id, cgroup, quota) in running {
-                let cgroup = match cgroup {
-                    Some(cgroup) => Some(cgroup),
-                    None => match work.engine.pid(&id).await {
-                        Ok(Some(pid)) => memory::cgroup_of(&pid.to_string()),
-                        _ => None,
-                    },
-                };
-                let folder = work.folders.site(&site);
-                let read = tokio::task::spawn_blocking(move || {
-                    let bytes = cgroup.as_deref().and_then(memory::used);
-                    let full = quota
-                        && crate::disk::room(&folder).is_ok_and(|(_, free)| free < FULL_BELOW);
-                    Sample {
-                        site,
-                        cgroup,
-                        bytes,
-                        full,
-                    }
-                });
-                found.extend(read.await);
-            }
-            found
-        });
-        self.wakes.capacity(&self.capacity());
-    }
-
-    fn sampled(&mut self, samples: Vec<Sample>) {
-        let (mut sum, mut count) = (0_u64, 0_u64);
-        for sample in samples {
-            let Some(tenant) = self.tenants.get_mut(&sample.site) else {
-                continue;
-            };
-            tenant.cgroup = sample.cgroup;
-            let took = sample
-                .bytes
-                .map(|bytes| bytes.max(LEAST_GUESS) + memory::OVERHEAD);
-            if tenant.takes_memory() {
-                tenant.bytes = took;
-            }
-            if let Some(took) = took {
-                sum += took;
-                count += 1;
-            }
-            if tenant.full != sample.full {
-                tenant.full = sample.full;
-                self.tell(&sample.site);
-            }
-        }
-        // A handful says little about the next one.
-        if count > 0 {
-            let first = FIRST_GUESS + memory::OVERHEAD;
-            self.average = (sum + first * 4) / (count + 4);
-        }
-    }
-
-    fn capacity(&self) -> Capacity {
-        let now = Instant::now();
-        let registry = self.published.load();
-        let declared = registry
-            .zones
-            .iter()
-            .flat_map(|(zone, _)| zone.sites.iter())
-            .filter(|site| matches!(site.backend, Backend::Container(_)))
-            .count();
-        let mut states = BTreeMap::new();
-        for live in self.known.values() {
-            *states.entry(live.state.word().to_owned()).or_insert(0) += 1;
-        }
-        let mut sites: Vec<(Arc<str>, u64)> = self
-            .taking(now)
-            .into_iter()
-            .map(|taking| (Arc::clone(taking.site), taking.bytes))
-            .collect();
-        sites.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-        let used: u64 = sites.iter().map(|(_, bytes)| bytes).sum();
-        Capacity {
-            host_bytes: memory::of_the_host(),
-            budget_bytes: self.budget,
-            used_bytes: used,
-            site_bytes: self.average,
-            declared: declared as u64,
-            states,
-            more: self.budget.saturating_sub(used) / self.average.max(1),
-            sites,
-        }
-    }
-
     /// Whether the leases are kept.
     fn save(&mut self) -> bool {
         let saved = self.leases.save();
@@ -1266,23 +585,6 @@ fn with_last_lines(why: &str, said: &str) -> String {
     }
     let lines: String = said.lines().map(|line| format!("\n  {line}")).collect();
     format!("{why}; it printed last:{lines}")
-}
-
-fn read_secret(file: &std::path::Path) -> Result<String, String> {
-    const MOST: u64 = 32_768;
-    let meta = std::fs::metadata(file).map_err(|error| error.to_string())?;
-    if !meta.is_file() {
-        return Err("it is no file".to_owned());
-    }
-    if meta.len() > MOST {
-        return Err(format!("the file is larger than {MOST} octets"));
-    }
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.contains('\0') {
-        return Err("the file holds a NUL".to_owned());
-    }
-    Ok(text.to_owned())
 }
 
 fn unix_now() -> u64 {

@@ -2,9 +2,10 @@
 //!
 //! - `fleet` owns every site and decides; `plan` (pure) says the steps, `budget` (pure) who makes
 //!   room, `tenant` what one site is.
-//! - `work` does the steps: `engine` and `docker`, `walls`, `files` and `disk`, `database`.
+//! - `work` does the steps: `engine` and `docker`, `networks`, `walls` and `seat`, `files` and `disk`,
+//!   `database`.
 //! - `lease` keeps each site's uid and addresses; `spec` is what a container is made from.
-//! - `socket` is where the edge and the command line ask.
+//! - `socket` is where the edge and the command line ask; `backup` and [`frame`] are what goes over it.
 //!
 //! Everything is level-triggered: what is declared and what the engine has make the steps, so that a
 //! restart of us or of the engine comes to the same world.
@@ -17,10 +18,13 @@ mod docker;
 mod engine;
 mod files;
 mod fleet;
+pub mod frame;
 mod lease;
 mod memory;
 mod metrics;
+mod networks;
 mod plan;
+mod seat;
 mod socket;
 mod spec;
 mod tenant;
@@ -48,11 +52,12 @@ use crate::{
     fleet::{Command, Fleet, NEWS},
     lease::Leases,
     metrics::Wakes,
+    networks::Networks,
     socket::Socket,
-    work::{Networks, Work},
+    work::Work,
 };
 
-pub use crate::{fleet::Capacity, socket::frame, tenant::Refusal};
+pub use crate::{fleet::Capacity, tenant::Refusal};
 
 /// Commands on their way to the fleet.
 const COMMANDS: usize = 1_024;

@@ -14,6 +14,8 @@
 //! Who is who is the kernel's word: root and control's own user may do everything, the edge's user
 //! what the edge does, and others can't open the socket.
 
+mod backups;
+
 use std::{
     convert::Infallible,
     io,
@@ -23,7 +25,7 @@ use std::{
     },
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use axum::{
@@ -47,9 +49,9 @@ use tokio::{
 };
 
 use crate::{
-    backup,
     engine::Output,
     fleet::Command,
+    frame,
     metrics::Wakes,
     plan::Level,
     tenant::Refusal,
@@ -62,8 +64,6 @@ const ALIVE: Duration = Duration::from_secs(2);
 const WAKE: Duration = Duration::from_secs(90);
 /// The longest putting to sleep, holding or preparing may take.
 const ACT: Duration = Duration::from_secs(60);
-/// Without progress from whoever reads or sends a backup: the site stands still meanwhile.
-const STALL: Duration = Duration::from_secs(30);
 
 /// What requests are answered from.
 #[derive(Clone)]
@@ -74,31 +74,6 @@ pub(crate) struct Socket {
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) work: Arc<Work>,
     pub(crate) wakes: Arc<Wakes>,
-}
-
-/// Frames of the output of a command: a kind, a length of four octets, and so many octets.
-pub mod frame {
-    use bytes::{BufMut, Bytes, BytesMut};
-
-    /// Standard output.
-    pub const OUT: u8 = 1;
-    /// Standard error.
-    pub const ERROR: u8 = 2;
-    /// The exit code in decimal digits; the last frame.
-    pub const EXIT: u8 = 3;
-    /// Why the command can't be run; the last frame.
-    pub const FAILURE: u8 = 4;
-    /// The head of a frame, in octets.
-    pub const HEAD: usize = 5;
-
-    /// One frame.
-    pub fn of(kind: u8, octets: &[u8]) -> Bytes {
-        let mut frame = BytesMut::with_capacity(HEAD + octets.len());
-        frame.put_u8(kind);
-        frame.put_u32(u32::try_from(octets.len()).unwrap_or(u32::MAX));
-        frame.put_slice(octets);
-        frame.freeze()
-    }
 }
 
 /// Who is at the other end.
@@ -172,8 +147,8 @@ impl Socket {
             .route("/v1/sites/{site}/prepare", post(prepare))
             .route("/v1/sites/{site}/logs", get(logs))
             .route("/v1/sites/{site}/exec", post(exec))
-            .route("/v1/sites/{site}/backup", get(write_backup))
-            .route("/v1/sites/{site}/restore", post(restore))
+            .route("/v1/sites/{site}/backup", get(backups::write))
+            .route("/v1/sites/{site}/restore", post(backups::restore))
             .route("/v1/capacity", get(capacity))
             .layer(middleware::from_fn(admins_only));
         let all = Router::new()
@@ -516,169 +491,4 @@ async fn exec(
     Ok(Body::from_stream(
         output.chain(end).map(Ok::<_, Infallible>),
     ))
-}
-
-async fn write_backup(
-    State(socket): State<Socket>,
-    InPath(site): InPath<Arc<str>>,
-) -> Result<Body, Refused> {
-    let (held, making) = socket.hold(&site, Level::Dozing).await?;
-    socket
-        .work
-        .ready_files(&making, false)
-        .await
-        .map_err(|error| Refused::Site(Refusal::Failing(error.to_string())))?;
-    let dump = match &socket.work.database {
-        Some(database) if making.database => {
-            let dump = socket
-                .work
-                .folders
-                .work(&site)
-                .map_err(Refused::Io)?
-                .join(backup::DUMP);
-            database.dump(&site, &dump).await.map_err(Refused::Io)?;
-            Some(dump)
-        }
-        _ => None,
-    };
-    let files = socket.work.folders.files(&site);
-    let (sender, mut pieces) = mpsc::channel(backup::PIECES);
-    let errors = sender.clone();
-    tokio::task::spawn_blocking(move || {
-        let written = backup::write(&files, dump.as_deref(), backup::Pieces::new(sender));
-        if let Some(dump) = dump {
-            std::fs::remove_file(dump).unwrap_or_default();
-        }
-        if let Err(error) = written {
-            // A stream that ends without its error would pass for whole.
-            drop(errors.blocking_send(Err(error)));
-        }
-    });
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let _held = held;
-        while let Some(piece) = pieces.recv().await {
-            // A reader that stands still must not keep the site standing still.
-            if !matches!(timeout(STALL, sender.send(piece)).await, Ok(Ok(()))) {
-                return;
-            }
-        }
-    });
-    Ok(Body::from_stream(received(receiver)))
-}
-
-#[derive(Deserialize)]
-struct Restore {
-    #[serde(default)]
-    bin: bool,
-}
-
-async fn restore(
-    State(socket): State<Socket>,
-    InPath(site): InPath<Arc<str>>,
-    Query(restore): Query<Restore>,
-    body: Body,
-) -> Result<(), Refused> {
-    // In a task of its own: who asked may leave, half a restore must not stay.
-    let restored = tokio::spawn(socket.restore(site, restore.bin, body)).await;
-    restored.unwrap_or_else(|error| Err(Refused::Io(io::Error::other(error))))
-}
-
-impl Socket {
-    async fn restore(self, site: Arc<str>, bin: bool, body: Body) -> Result<(), Refused> {
-        let socket = self;
-        // Ended, not frozen: its files are about to be others.
-        let (_held, making) = socket.hold(&site, Level::Asleep).await?;
-        // The folder is there, its disk mounted and its database made, though nobody may have visited yet.
-        socket
-            .work
-            .ready_files(&making, true)
-            .await
-            .map_err(|error| Refused::Site(Refusal::Failing(error.to_string())))?;
-        // What is there goes to the bin whole, its database too.
-        if let Some(database) = socket.work.database.as_ref().filter(|_| making.database) {
-            let work = socket.work.folders.work(&site).map_err(Refused::Io)?;
-            database
-                .dump(&site, &work.join(backup::DUMP))
-                .await
-                .map_err(Refused::Io)?;
-        }
-        let folders = socket.work.folders.clone();
-        let (uid, quota, name) = (making.spec.uid, making.quota, Arc::clone(&site));
-        if bin {
-            blocking(move || folders.recover(&name, SystemTime::now())).await?;
-        } else {
-            let (sender, receiver) = mpsc::channel(backup::PIECES);
-            let feeding = tokio::spawn(async move {
-                let mut body = body.into_data_stream();
-                loop {
-                    let piece = match timeout(STALL, body.next()).await {
-                        Ok(None) => return,
-                        Ok(Some(piece)) => piece.map_err(io::Error::other),
-                        Err(_) => Err(io::Error::new(
-                            io::ErrorKind::TimedOut,
-                            "the backup stopped coming",
-                        )),
-                    };
-                    let failed = piece.is_err();
-                    if sender.send(piece).await.is_err() || failed {
-                        return;
-                    }
-                }
-            });
-            let unpacked = blocking(move || {
-                let arriving = backup::Arriving {
-                    receiver,
-                    piece: Bytes::new(),
-                };
-                let unpacked = backup::unpack(&folders.work(&name)?, uid, quota, arriving)?;
-                backup::replace(&folders, &name, uid, quota, &unpacked)
-            })
-            .await;
-            feeding.abort();
-            if unpacked.is_err() {
-                // The dump of what is still in place.
-                let work = socket.work.folders.work(&site).map_err(Refused::Io)?;
-                std::fs::remove_dir_all(work).map_err(Refused::Io)?;
-            }
-            unpacked?;
-        }
-        socket
-            .work
-            .ready_files(&making, true)
-            .await
-            .map_err(|error| Refused::Site(Refusal::Failing(error.to_string())))?;
-        let dump = socket
-            .work
-            .folders
-            .work(&site)
-            .map_err(Refused::Io)?
-            .join(backup::DUMP);
-        if let Some(database) = socket
-            .work
-            .database
-            .as_ref()
-            .filter(|_| making.database && dump.exists())
-        {
-            database.restore(&site, &dump).await.map_err(Refused::Io)?;
-        }
-        // What is in it is in the database now, or was for none.
-        std::fs::remove_dir_all(socket.work.folders.work(&site).map_err(Refused::Io)?)
-            .map_err(Refused::Io)?;
-        if bin {
-            // The site may be another tenant by now than the one whose files these were.
-            let files = socket.work.folders.files(&site);
-            blocking(move || backup::give(&files, uid)).await?;
-        }
-        Ok(())
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Refused> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(io::Error::other(error)))
-        .map_err(Refused::Io)
 }

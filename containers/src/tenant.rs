@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{
     engine::Status,
-    plan::{Level, Seen},
+    plan::{Level, Seen, Step},
     work::Making,
 };
 
@@ -23,6 +23,8 @@ pub(crate) const STEADY: Duration = Duration::from_secs(30);
 pub(crate) const MOST_CRASHES: u32 = 5;
 /// After which one visit may try it again.
 pub(crate) const SECOND_CHANCE: Duration = Duration::from_secs(15 * 60);
+/// A site that could not be frozen so often in a row is ended without.
+const MOST_FREEZES: u32 = 3;
 /// Visitors at once waiting for one site.
 const MOST_WAITERS: usize = 1_000;
 
@@ -44,6 +46,12 @@ pub enum Refusal {
     /// It fails.
     #[error("{0}")]
     Failing(String),
+}
+
+impl Refusal {
+    pub(crate) fn no_engine() -> Self {
+        Self::Failing("the container engine does not answer".to_owned())
+    }
 }
 
 /// A site control has something to do with.
@@ -94,6 +102,10 @@ pub(crate) struct Tenant {
     pub(crate) cgroup: Option<std::path::PathBuf>,
     /// Since when it is no container site any more, and how long its files are kept in their place.
     pub(crate) undeclared: Option<(Instant, Option<Duration>)>,
+    /// How often in a row it could not be frozen: its processes were deep in the kernel.
+    pub(crate) stiff: u32,
+    /// When that may be tried again.
+    pub(crate) freeze_after: Option<Instant>,
     /// When it was frozen: it is stopped only a moment later.
     pub(crate) frozen: Option<Instant>,
 }
@@ -161,6 +173,8 @@ impl Tenant {
             bytes: None,
             cgroup: None,
             undeclared: None,
+            stiff: 0,
+            freeze_after: None,
             frozen: None,
         }
     }
@@ -201,6 +215,41 @@ impl Tenant {
         self.trouble = Some(why);
         self.level = Level::Asleep;
         self.admitted = false;
+    }
+
+    /// What to do about a freeze that is due, and may have failed before: that, nothing yet, or an end
+    /// without one. Requests would find a frozen site more patient, but it has to end some time.
+    pub(crate) fn freeze_or(&self, aim: Level, now: Instant) -> &'static [Step] {
+        if self.stiff >= MOST_FREEZES && aim < Level::Dozing {
+            &[Step::Stop]
+        } else if self.held.is_none() && self.freeze_after.is_some_and(|time| now < time) {
+            // A backup waits for it and is worth a try a second.
+            &[]
+        } else {
+            &[Step::Pause]
+        }
+    }
+
+    /// Notes that it could not be frozen.
+    pub(crate) fn stiffened(&mut self, why: &str, now: Instant) {
+        self.stiff = self.stiff.saturating_add(1);
+        // 2, 4, 8, ... 64 seconds.
+        self.freeze_after = Some(now + Duration::from_secs(1 << self.stiff.min(6)));
+        let site = self.making.as_ref().map(|making| &*making.spec.site);
+        if self.stiff == MOST_FREEZES {
+            tracing::warn!(
+                site,
+                why,
+                "a site can't be frozen: when it is to sleep, it ends without"
+            );
+        } else {
+            tracing::debug!(site, why, "a site can't be frozen just now");
+        }
+    }
+
+    /// It was frozen, or is in use again.
+    pub(crate) fn supple(&mut self) {
+        (self.stiff, self.freeze_after) = (0, None);
     }
 
     /// Forgets what went wrong.
@@ -282,6 +331,29 @@ mod tests {
             assert_eq!(times.level(Duration::from_secs(idle)), level);
         }
         assert_eq!(Times::default().level(Duration::MAX), Level::Awake);
+    }
+
+    #[test]
+    fn what_can_not_be_frozen_is_tried_less_often_and_ends_all_the_same() {
+        let now = Instant::now();
+        let mut tenant = Tenant::new(now);
+        assert_eq!(tenant.freeze_or(Level::Asleep, now), [Step::Pause]);
+        tenant.stiffened("busy", now);
+        assert_eq!(tenant.freeze_or(Level::Asleep, now), []);
+        let later = now + Duration::from_secs(2);
+        assert_eq!(tenant.freeze_or(Level::Asleep, later), [Step::Pause]);
+        tenant.stiffened("busy", later);
+        assert_eq!(
+            tenant.freeze_or(Level::Asleep, later + Duration::from_secs(2)),
+            []
+        );
+        tenant.stiffened("busy", later);
+        assert_eq!(tenant.freeze_or(Level::Asleep, later), [Step::Stop]);
+        assert_eq!(
+            tenant.freeze_or(Level::Dozing, later),
+            [],
+            "a doze is no reason to end"
+        );
     }
 
     #[test]

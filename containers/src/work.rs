@@ -2,17 +2,19 @@
 //! disks and the database on a site's behalf.
 
 use std::{
-    collections::HashSet,
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::StreamExt;
 use tokio::{
     net::TcpStream,
-    sync::{Mutex, Notify, Semaphore},
+    sync::{Notify, Semaphore},
 };
 
 use crate::{
@@ -20,9 +22,11 @@ use crate::{
     engine::{Engine, EngineError, Status},
     files::Folders,
     lease::NetworkLease,
+    networks::Networks,
     plan::{Seen, Step},
+    seat,
     spec::Spec,
-    walls::{self, Bridge, Walls, WallsError},
+    walls::WallsError,
 };
 
 /// Freezing, stopping and removing at once; starting has a bound of its own.
@@ -48,30 +52,9 @@ pub(crate) struct Work {
     pub(crate) database: Option<Database>,
     pub(crate) networks: Networks,
     starts: Arc<Semaphore>,
+    /// Sites that wait for one of those.
+    queued: AtomicUsize,
     moves: Arc<Semaphore>,
-}
-
-/// The networks that are there, behind their walls.
-pub(crate) struct Networks {
-    instance: String,
-    /// For sites that may reach the internet.
-    pub(crate) resolvers: Vec<std::net::IpAddr>,
-    database_port: Option<u16>,
-    /// Those of the last time.
-    leased: Vec<NetworkLease>,
-    state: Mutex<Standing>,
-}
-
-#[derive(Default)]
-struct Standing {
-    /// Whether the engine has been asked what is there.
-    known: bool,
-    /// Known to the engine.
-    there: HashSet<String>,
-    /// Those the walls speak of.
-    walled: Vec<NetworkLease>,
-    /// Without a lease at the last look; gone at the next, unless one is made meanwhile.
-    unleased: HashSet<String>,
 }
 
 /// What to do to one site.
@@ -107,8 +90,8 @@ pub(crate) struct Making {
 pub(crate) struct Outcome {
     pub(crate) seen: Option<Seen>,
     pub(crate) error: Option<WorkError>,
-    /// Whether it was starting that failed.
-    pub(crate) starting: bool,
+    /// The step that failed.
+    pub(crate) failed: Option<Step>,
     /// What the container printed last, when it did not start.
     pub(crate) said: String,
 }
@@ -137,138 +120,6 @@ pub(crate) enum WorkError {
     Silent { port: u16, after: Duration },
 }
 
-impl Networks {
-    pub(crate) fn new(
-        instance: &str,
-        resolvers: Vec<std::net::IpAddr>,
-        database_port: Option<u16>,
-        leased: Vec<NetworkLease>,
-    ) -> Self {
-        Self {
-            instance: instance.to_owned(),
-            resolvers,
-            database_port,
-            leased,
-            state: Mutex::default(),
-        }
-    }
-
-    fn walls(&self, networks: &[NetworkLease]) -> Walls {
-        let bridged = networks.iter().filter(|network| network.parent.is_none());
-        let bridges = bridged.clone().map(|network| Bridge {
-            interface: network.interface.clone(),
-            subnet4: network.v4,
-            subnet6: network.v6,
-            internet: network.internet,
-            database_port: self.database_port,
-        });
-        // Every place a site may have, so that a new site needs no new walls.
-        let addresses = bridged
-            .clone()
-            .flat_map(|network| network.places().map(|index| network.at4(index)));
-        Walls {
-            id: self.instance.clone(),
-            bridges: bridges.collect(),
-            addresses: addresses.collect(),
-            resolvers: self.resolvers.clone(),
-        }
-    }
-
-    /// Makes sure a network is there and walled in.
-    async fn ensure(&self, network: &NetworkLease, engine: &dyn Engine) -> Result<(), WorkError> {
-        let mut state = self.state.lock().await;
-        if !state.known {
-            // Containers may run since before we started: their walls stand before anything else.
-            state.there = engine.networks().await?.into_iter().collect();
-            state.walled = self
-                .leased
-                .iter()
-                .filter(|network| state.there.contains(&network.name))
-                .cloned()
-                .collect();
-            if !state.walled.is_empty() {
-                walls::raise(&self.walls(&state.walled)).await?;
-            }
-            state.known = true;
-        }
-        if state.walled.contains(network) && state.there.contains(&network.name) {
-            return Ok(());
-        }
-        // The walls first: no site is ever without them.
-        if !state.walled.contains(network) {
-            let mut networks = state.walled.clone();
-            networks.retain(|other| other.name != network.name);
-            networks.push(network.clone());
-            walls::raise(&self.walls(&networks)).await?;
-            state.walled = networks;
-        }
-        state.unleased.remove(&network.name);
-        if !state.there.contains(&network.name) {
-            engine.create_network(network).await?;
-            state.there.insert(network.name.clone());
-        }
-        Ok(())
-    }
-
-    /// Takes what the engine has for what there is, removes networks of ours that hold no site, and
-    /// puts the walls up again where somebody took them down.
-    pub(crate) async fn resync(
-        &self,
-        leased: &[NetworkLease],
-        engine: &dyn Engine,
-    ) -> Result<(), WorkError> {
-        let mut state = self.state.lock().await;
-        let names = engine.networks().await?;
-        for name in &names {
-            if leased.iter().any(|network| network.name == *name) {
-                state.unleased.remove(name);
-            } else if !state.unleased.insert(name.clone()) {
-                match engine.remove_network(name).await {
-                    Ok(()) => tracing::info!(network = name, "removed: no site is on it"),
-                    Err(error) => tracing::debug!(network = name, %error, "can't remove it yet"),
-                }
-            }
-        }
-        state.there = engine.networks().await?.into_iter().collect();
-        state.known = true;
-        // Those of before, and those found now: a container may run on either.
-        let mut networks = state.walled.clone();
-        // One that has just been made may not be in what we were told.
-        networks
-            .retain(|network| leased.contains(network) || !state.unleased.contains(&network.name));
-        for network in leased {
-            if state.there.contains(&network.name) && !networks.contains(network) {
-                networks.push(network.clone());
-            }
-        }
-        if networks.is_empty() {
-            if !state.walled.is_empty() {
-                walls::raze(&self.instance).await?;
-                state.walled.clear();
-            }
-            return Ok(());
-        }
-        let walls = self.walls(&networks);
-        if networks != state.walled || !walls::standing(&walls).await {
-            walls::raise(&walls).await?;
-            state.walled = networks;
-        }
-        Ok(())
-    }
-
-    /// Takes down everything this instance has put up.
-    pub(crate) async fn raze(&self, engine: &dyn Engine) -> Result<usize, WorkError> {
-        let mut state = self.state.lock().await;
-        let names = engine.networks().await?;
-        for name in &names {
-            engine.remove_network(name).await?;
-        }
-        walls::raze(&self.instance).await?;
-        *state = Standing::default();
-        Ok(names.len())
-    }
-}
-
 impl WorkError {
     /// Whether the engine is to blame, and not the site.
     pub(crate) fn is_engine_gone(&self) -> bool {
@@ -293,8 +144,14 @@ impl Work {
             database,
             networks,
             starts: Arc::new(Semaphore::new(starts)),
+            queued: AtomicUsize::new(0),
             moves: Arc::new(Semaphore::new(MOVES)),
         }
+    }
+
+    /// Whether sites wait for others to have started.
+    pub(crate) fn crowded(&self) -> bool {
+        self.queued.load(Relaxed) > 0
     }
 
     /// Does the steps in their order; the first that fails is the last.
@@ -302,14 +159,14 @@ impl Work {
         let mut seen = job.seen.clone();
         let mut error = None;
         let mut said = String::new();
-        let mut starting = false;
+        let mut failed = None;
         for &step in &job.steps {
-            if let Err(failed) = self.step(step, &job, &mut seen).await {
+            if let Err(why) = self.step(step, &job, &mut seen).await {
                 if let (Step::Start, Some(seen)) = (step, &seen) {
                     said = self.last_lines(&seen.id).await;
                 }
-                starting = matches!(step, Step::Create | Step::Start | Step::Unpause);
-                error = Some(failed);
+                failed = Some(step);
+                error = Some(why);
                 break;
             }
         }
@@ -321,7 +178,7 @@ impl Work {
             Outcome {
                 seen,
                 error,
-                starting,
+                failed,
                 said,
             },
         )
@@ -404,7 +261,9 @@ impl Work {
         let Some(making) = &job.making else {
             return Err(WorkError::Ended);
         };
+        self.queued.fetch_add(1, Relaxed);
         let permit = Arc::clone(&self.starts).acquire_owned().await;
+        self.queued.fetch_sub(1, Relaxed);
         // What it stands on may have gone since it was made: a restart of the machine unmounts disks.
         self.networks.ensure(&making.network, &*self.engine).await?;
         self.ready_files(making, true).await?;
@@ -444,7 +303,7 @@ impl Work {
             return;
         }
         if let Ok(Some(pid)) = self.engine.pid(id).await
-            && let Err(error) = walls::seat(&making.network.interface, pid, making.spec.ipv4).await
+            && let Err(error) = seat::seat(&making.network.interface, pid, making.spec.ipv4).await
         {
             tracing::warn!(site = %making.spec.site, %error, "its port on the bridge is not locked");
         }

@@ -19,21 +19,9 @@ use crate::{
     table::{At, Reading, Table},
 };
 
+/// The keys of a site, beside those that speak of its container.
 const KEYS: &[&str] = &[
-    "owner",
-    "group",
-    "aliases",
-    "domains",
-    "static",
-    "upstream",
-    "redirect",
-    "https",
-    "image",
-    "command",
-    "port",
-    "environment",
-    "secrets",
-    "database",
+    "owner", "group", "aliases", "domains", "static", "upstream", "redirect", "https",
 ];
 
 /// Names in use within the zone, and where they were taken.
@@ -89,7 +77,7 @@ pub(super) fn read<'d>(
     reading: &mut Reading<'_>,
 ) -> Vec<Arc<Site>> {
     let mut sites = Vec::new();
-    let tables = root.named_tables("sites", KEYS, reading);
+    let tables = root.named_tables("sites", &[KEYS, container::KEYS].concat(), reading);
     // Names come before aliases, so that a conflict is told at the alias.
     let mut named = Vec::with_capacity(tables.len());
     for (key, table) in tables {
