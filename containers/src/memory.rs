@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What an awake site costs outside its own cgroup: the engine's shim (2.4 MiB), its share of the
-/// engine, and what the kernel holds for its network and mounts. Measured as a whole: from 203 to 437
-/// awake sites everything together grew by 8.2 MiB each, of which their cgroups held 4.3.
-pub(crate) const OVERHEAD: u64 = 4_000_000;
+/// What an awake site costs outside its own cgroup: the engine's shim (2.4 MiB) and its share of the
+/// engine. Measured as a whole: from 203 to 437 awake sites everything together grew by 7.2 MiB each,
+/// file pages aside, of which their cgroups held 4.3.
+pub(crate) const OVERHEAD: u64 = 2_870_000;
 
 /// Memory of this machine, or of the cgroup we are in where that is less.
 pub(crate) fn of_the_host() -> u64 {
@@ -31,11 +31,11 @@ pub(crate) fn of_the_host() -> u64 {
     total.min(limit.unwrap_or(u64::MAX))
 }
 
-/// What is left for sites of all memory: an eighth is for what comes in bursts, PHP above all, and 112
+/// What is left for sites of all memory: a tenth is for what comes in bursts, PHP above all, and 72
 /// MiB for the engine and for us.
 pub(crate) fn for_sites(all: u64) -> u64 {
-    all.saturating_sub(all / 8)
-        .saturating_sub(112 << 20)
+    all.saturating_sub(all / 10)
+        .saturating_sub(72 << 20)
         .max(all / 8)
 }
 
