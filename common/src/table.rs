@@ -1,7 +1,7 @@
 //! Strict reading of TOML tables: every key known, every value of its type, every problem kept with
 //! its place. Reading goes on after a problem so that all are reported at once.
 
-use std::{ops::Range, path::Path, sync::Arc};
+use std::{fmt::Display, ops::Range, path::Path, sync::Arc};
 
 use toml::{
     Spanned,
@@ -135,15 +135,7 @@ impl<'d> Table<'d> {
             return None;
         };
         let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
-        let found = number.filter(|n| range.contains(n));
-        if found.is_none() {
-            let (low, high) = (range.start(), range.end());
-            reading.error(
-                value.span().start,
-                format!("`{key}` must be between {low} and {high}"),
-            );
-        }
-        found
+        within(key, number, &range, value, reading)
     }
 
     /// A decimal number within `range`; an integer is one too.
@@ -162,15 +154,7 @@ impl<'d> Table<'d> {
                 return None;
             }
         };
-        let found = number.filter(|n| range.contains(n));
-        if found.is_none() {
-            let (low, high) = (range.start(), range.end());
-            reading.error(
-                value.span().start,
-                format!("`{key}` must be between {low} and {high}"),
-            );
-        }
-        found
+        within(key, number, &range, value, reading)
     }
 
     /// The value as a string when it is one, without a word when it is not.
@@ -323,6 +307,25 @@ fn as_table<'d>(
     };
     if found.is_none() {
         mismatch(key, "a table", value, reading);
+    }
+    found
+}
+
+/// The number, if it is one within `range`.
+fn within<N: PartialOrd + Display>(
+    key: &str,
+    number: Option<N>,
+    range: &std::ops::RangeInclusive<N>,
+    value: &Spanned<DeValue<'_>>,
+    reading: &mut Reading<'_>,
+) -> Option<N> {
+    let found = number.filter(|number| range.contains(number));
+    if found.is_none() {
+        let (low, high) = (range.start(), range.end());
+        reading.error(
+            value.span().start,
+            format!("`{key}` must be between {low} and {high}"),
+        );
     }
     found
 }

@@ -161,32 +161,30 @@ fn robots_wake_nobody_and_people_see_the_site_wake() {
     );
 }
 
+/// Statuses of sites asked at the same moment.
+fn at_once(cloud: &Cloud, sites: Vec<String>) -> Vec<String> {
+    let address = cloud.nuage().http[0];
+    let ask = |site: String| {
+        let host = format!("Host: {site}.w.example");
+        std::thread::spawn(move || {
+            let url = format!("http://{address}/");
+            let options = ["-s", "-o", "/dev/null", "-w", "%{http_code}"];
+            let more = ["--max-time", "60", "-H", &host, &url];
+            run("curl", &[&options[..], &more].concat()).out
+        })
+    };
+    let asked: Vec<_> = sites.into_iter().map(ask).collect();
+    asked
+        .into_iter()
+        .map(|asked| asked.join().unwrap())
+        .collect()
+}
+
 #[test]
 fn one_wake_for_all_who_wait() {
     let cloud = Cloud::start("[sites.alice]\n", "");
-    let threads: Vec<_> = (0..30)
-        .map(|_| {
-            let address = cloud.nuage().http[0];
-            std::thread::spawn(move || {
-                run(
-                    "curl",
-                    &[
-                        "-s",
-                        "-o",
-                        "/dev/null",
-                        "-w",
-                        "%{http_code}",
-                        "-H",
-                        "Host: alice.w.example",
-                        &format!("http://{address}/"),
-                    ],
-                )
-                .out
-            })
-        })
-        .collect();
-    for thread in threads {
-        assert_eq!(thread.join().unwrap(), "200");
+    for status in at_once(&cloud, vec!["alice".to_owned(); 30]) {
+        assert_eq!(status, "200");
     }
     assert!(
         (cloud.metric("nuage_site_wake_duration_seconds_count{from=\"asleep\"}") - 1.0).abs() < 0.1
@@ -201,32 +199,9 @@ fn fifty_sites_at_once() {
         writeln!(sites, "[sites.s{number}]").unwrap();
     }
     let cloud = Cloud::start(&sites, "");
-    let threads: Vec<_> = (0..50)
-        .map(|number| {
-            let address = cloud.nuage().http[0];
-            std::thread::spawn(move || {
-                let host = format!("Host: s{number}.w.example");
-                run(
-                    "curl",
-                    &[
-                        "-s",
-                        "-o",
-                        "/dev/null",
-                        "-w",
-                        "%{http_code}",
-                        "--max-time",
-                        "60",
-                        "-H",
-                        &host,
-                        &format!("http://{address}/"),
-                    ],
-                )
-                .out
-            })
-        })
-        .collect();
-    for thread in threads {
-        assert_eq!(thread.join().unwrap(), "200");
+    let names = (0..50).map(|number| format!("s{number}")).collect();
+    for status in at_once(&cloud, names) {
+        assert_eq!(status, "200");
     }
     assert!(
         (cloud.metric("nuage_site_wake_duration_seconds_count{from=\"asleep\"}") - 50.0).abs()
