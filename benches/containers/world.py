@@ -105,7 +105,10 @@ class World:
         forget(stock.folder / "bin")
         self.mib = mib
         self.cgroup = Cgroup(stock.cgroup_name(), mib)
-        self.engine = Engine(stock.folder / "engine", self.cgroup, **stock.settings)
+        # Saves some 15 MiB with 40 sites awake, and makes each start and end a third dearer (0.88 s of a
+        # processor against 0.66): for small machines alone.
+        environment = {"GOGC": "20"} if mib <= 512 else {}
+        self.engine = Engine(stock.folder / "engine", self.cgroup, environment=environment, **stock.settings)
         self.folder = stock.folder / f"nuage-{stock.worlds}"
         self.folder.mkdir()
         self.nuage = Nuage(self.folder, stock.nuage, self.cgroup, self.engine, groups, budget)

@@ -38,7 +38,7 @@ pub struct Containers {
     pub resolvers: Vec<std::net::IpAddr>,
     /// The parent cgroup of containers, as the engine names it.
     pub cgroup_parent: Option<String>,
-    /// Memory for all awake sites, in octets; 0 is what there is, less a tenth and 72 MiB.
+    /// Memory for all awake sites, in octets; 0 is what there is, less an eighth and 136 MiB.
     pub memory_bytes: u64,
     /// The shared database server.
     pub database: Option<Database>,

@@ -31,11 +31,12 @@ pub(crate) fn of_the_host() -> u64 {
     total.min(limit.unwrap_or(u64::MAX))
 }
 
-/// What is left for sites of all memory: a tenth is for what comes in bursts, PHP above all, and 72
-/// MiB for the engine and for us.
+/// What is left for sites of all memory: an eighth is for what comes in bursts, PHP above all, and 136
+/// MiB for the engine, for us, and for the programs in memory that everything runs from. With 124 MiB
+/// for all of that, 512 MiB did nothing but read programs again once 55 sites were awake.
 pub(crate) fn for_sites(all: u64) -> u64 {
-    all.saturating_sub(all / 10)
-        .saturating_sub(72 << 20)
+    all.saturating_sub(all / 8)
+        .saturating_sub(136 << 20)
         .max(all / 8)
 }
 
