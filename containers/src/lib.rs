@@ -39,7 +39,7 @@ use std::{
 };
 
 use common::{Config, Published, observed::Observed};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::JoinSet,
@@ -61,6 +61,8 @@ pub use crate::{fleet::Capacity, tenant::Refusal};
 
 /// Commands on their way to the fleet.
 const COMMANDS: usize = 1_024;
+/// Containers removed at once by `uninstall`.
+const REMOVED_AT_ONCE: usize = 4;
 /// Before an engine that is gone is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The name servers of this machine.
@@ -163,20 +165,28 @@ pub struct Removed {
 }
 
 /// Removes every container, network, mount and firewall rule of this instance. Files, leases and
-/// databases stay.
+/// databases stay. `progress` hears how many containers of how many are gone.
 ///
 /// # Errors
 /// The state folder or the engine.
-pub async fn uninstall(config: &Config) -> Result<Removed, String> {
+pub async fn uninstall(
+    config: &Config,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Removed, String> {
     let parts = Parts::open(config).map_err(|error| error.to_string())?;
     let engine = &*parts.work.engine;
     let told = |error: &dyn std::fmt::Display| error.to_string();
     let containers = engine.containers().await.map_err(|error| told(&error))?;
-    for container in &containers {
-        engine
-            .remove(&container.id)
-            .await
-            .map_err(|error| told(&error))?;
+    let all = containers.len();
+    let removing = containers
+        .into_iter()
+        .map(async |container| engine.remove(&container.id).await);
+    let mut removing = stream::iter(removing)
+        .buffer_unordered(REMOVED_AT_ONCE)
+        .enumerate();
+    while let Some((before, removed)) = removing.next().await {
+        removed.map_err(|error| told(&error))?;
+        progress(before + 1, all);
     }
     let networks = parts
         .work
@@ -189,7 +199,7 @@ pub async fn uninstall(config: &Config) -> Result<Removed, String> {
         disk::unmount(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     }
     Ok(Removed {
-        containers: containers.len(),
+        containers: all,
         networks,
     })
 }

@@ -1,13 +1,17 @@
 //! `nuage uninstall`: takes away what Nuage has put into the engine and the kernel.
 
-use std::{os::unix::net::UnixStream, path::Path};
+use std::{
+    io::{self, IsTerminal},
+    os::unix::net::UnixStream,
+    path::Path,
+};
 
 use anyhow::{anyhow, bail};
 use common::Config;
 use serde_json::json;
 
 use super::running::block_on;
-use crate::output::{Done, Output, count};
+use crate::output::{Done, Output, count, write_all};
 
 /// Removes containers, networks, mounts and firewall rules; files stay.
 pub(crate) fn run(config: &Path, output: &Output) -> anyhow::Result<Done> {
@@ -15,7 +19,20 @@ pub(crate) fn run(config: &Path, output: &Output) -> anyhow::Result<Done> {
     if UnixStream::connect(&config.containers.socket).is_ok() {
         bail!("nuage is running: stop it first, or it would make everything again");
     }
-    let removed = block_on(containers::uninstall(&config))?.map_err(|error| anyhow!(error))?;
+    let terminal = io::stderr().is_terminal();
+    let progress = |gone: usize, all: usize| {
+        if terminal {
+            let end = if gone == all { "\r\x1b[K" } else { "" };
+            // Who can't be told is still served.
+            write_all(
+                io::stderr(),
+                &format!("\rremoving containers: {gone} of {all}{end}"),
+            )
+            .unwrap_or_default();
+        }
+    };
+    let removed =
+        block_on(containers::uninstall(&config, progress))?.map_err(|error| anyhow!(error))?;
     let value = json!({ "containers": removed.containers, "networks": removed.networks, "state": config.state });
     output.print(&value, || {
         format!(
