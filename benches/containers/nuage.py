@@ -171,7 +171,8 @@ cgroup_parent = "/{cgroup.name}/ct"
         return status, answer
 
     def sleep(self, name):
-        self.act(name, "sleep")
+        # The edge may not have noticed yet that the last visitor has gone: 409, and it stays awake.
+        until(f"{name} may sleep", lambda: self.act(name, "sleep", accept=(200, 204, 409))[0] != 409, 10)
         until(f"{name} is asleep", lambda: self.state_of(name) in ("asleep", "archived"), 60)
 
     def containers(self):

@@ -43,6 +43,8 @@ def add(report, stock, options):
             whole.append(ended - started)
             for part, value in zip(parts, (told - started, named - told, ended - named)):
                 parts[part].append(value)
+            # The edge notices a moment later that nobody looks any more.
+            time.sleep(0.5)
             world.sleep([name])
             report.progress(f"add {number + 1}/{samples}")
         report.progress("")

@@ -194,7 +194,7 @@ class World:
 
     def sleep(self, names):
         for name in names:
-            self.nuage.act(name, "sleep")
+            self.nuage.sleep(name)
 
     def memory(self):
         detail = self.cgroup.detail()

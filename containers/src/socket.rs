@@ -172,12 +172,7 @@ impl Socket {
         self.send(command(reply)).await?;
         match timeout(within, answer).await {
             Ok(Ok(answer)) => answer.map_err(|refusal| {
-                self.wakes.refused(match refusal {
-                    Refusal::Unknown => "unknown",
-                    Refusal::Crowded => "crowded",
-                    Refusal::Full => "full",
-                    Refusal::Failing(_) => "failing",
-                });
+                self.wakes.refused(refusal.reason());
                 Refused::Site(refusal)
             }),
             Ok(Err(_)) => Err(Refused::Stopping),
@@ -256,13 +251,14 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let (status, reason, detail) = match self {
             Self::Site(refusal) => {
-                let (status, reason) = match &refusal {
-                    Refusal::Unknown => (StatusCode::NOT_FOUND, "unknown"),
-                    Refusal::Crowded => (StatusCode::TOO_MANY_REQUESTS, "crowded"),
-                    Refusal::Full => (StatusCode::SERVICE_UNAVAILABLE, "full"),
-                    Refusal::Failing(_) => (StatusCode::BAD_GATEWAY, "failing"),
+                let status = match &refusal {
+                    Refusal::Unknown => StatusCode::NOT_FOUND,
+                    Refusal::Crowded => StatusCode::TOO_MANY_REQUESTS,
+                    Refusal::Full => StatusCode::SERVICE_UNAVAILABLE,
+                    Refusal::InUse => StatusCode::CONFLICT,
+                    Refusal::Failing(_) => StatusCode::BAD_GATEWAY,
                 };
-                (status, reason, refusal.to_string())
+                (status, refusal.reason(), refusal.to_string())
             }
             Self::Late => (
                 StatusCode::GATEWAY_TIMEOUT,

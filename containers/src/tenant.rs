@@ -43,12 +43,26 @@ pub enum Refusal {
     /// No memory is left, and every awake site is in use.
     #[error("every site that could make room is in use")]
     Full,
+    /// It was to sleep, and somebody looks at it.
+    #[error("a visitor is looking at it, so it stays awake: try again in a moment")]
+    InUse,
     /// It fails.
     #[error("{0}")]
     Failing(String),
 }
 
 impl Refusal {
+    /// One word for it, for metrics and programs.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Crowded => "crowded",
+            Self::Full => "full",
+            Self::InUse => "used",
+            Self::Failing(_) => "failing",
+        }
+    }
+
     pub(crate) fn no_engine() -> Self {
         Self::Failing("the container engine does not answer".to_owned())
     }

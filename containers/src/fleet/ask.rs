@@ -181,7 +181,12 @@ impl Fleet {
             tenant.supple();
         }
         tenant.level = Level::Awake;
-        if !tenant.admitted {
+        let admitted = tenant.admitted;
+        // Whoever wants it asleep would wait for that in vain.
+        for (_, reply) in self.sleepers.extract_if(.., |(other, _)| other == site) {
+            drop(reply.send(Err(Refusal::InUse)));
+        }
+        if !admitted {
             self.admit(site, now);
         }
         self.kick(site);
