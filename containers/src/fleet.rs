@@ -316,8 +316,6 @@ impl Fleet {
         tenant.seen = outcome.seen;
         if tenant.status() == Some(Status::Paused) && before != Some(Status::Paused) {
             tenant.frozen = Some(now);
-        }
-        if tenant.status() == Some(Status::Paused) {
             tenant.supple();
         }
         match outcome.error {
@@ -372,7 +370,7 @@ impl Fleet {
         self.kick(site);
     }
 
-    /// Adds what the site last said to its trouble, and tells those who wait.
+    /// Tells those who wait why it fails.
     fn fail_waiters(&mut self, site: &Arc<str>) {
         if let Some(tenant) = self.tenants.get_mut(site) {
             let why = tenant.trouble.clone().unwrap_or_default();

@@ -194,12 +194,18 @@ fn one_wake_for_all_who_wait() {
 #[test]
 fn a_site_in_use_is_not_put_to_sleep() {
     let cloud = Cloud::start("[sites.alice]\n", "");
-    cloud.put("alice", "slow.php", "<?php sleep(4); echo 'done';");
+    cloud.put(
+        "alice",
+        "slow.php",
+        "<?php touch('begun'); sleep(4); echo 'done';",
+    );
     assert_eq!(cloud.get("alice", "").status, 200);
     let url = format!("http://{}/slow.php", cloud.nuage().http[0]);
     let visitor =
         std::thread::spawn(move || run("curl", &["-s", "-H", "Host: alice.w.example", &url]).out);
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    until("the visitor is served", || {
+        cloud.files("alice").join("begun").exists()
+    });
     let refused = cloud.command(&["site", "sleep", "alice"]);
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(

@@ -7,10 +7,10 @@ use std::{
 };
 
 use super::Cloud;
-use crate::harness::{run, until};
+use crate::harness::{Ran, run, until};
 
 /// Runs a program of this machine in a site's network namespace.
-fn inside(cloud: &Cloud, site: &str, arguments: &[&str]) -> crate::harness::Ran {
+fn inside(cloud: &Cloud, site: &str, arguments: &[&str]) -> Ran {
     let pid = cloud.inspect(site, "{{.State.Pid}}");
     let mut all = vec!["-t", &pid, "-n", "timeout", "20"];
     all.extend(arguments);
@@ -56,6 +56,15 @@ fn address(cloud: &Cloud, site: &str, family: &str) -> String {
     cloud.inspect(
         site,
         &format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{family}}}}}{{{{end}}}}"),
+    )
+}
+
+/// Connects to a site from another network namespace.
+fn connect(namespace: &str, address: &str) -> Ran {
+    let script = format!("import socket; socket.create_connection(('{address}', 8080), 1.5)");
+    run(
+        "nsenter",
+        &[namespace, "timeout", "3", "python3", "-c", &script],
     )
 }
 
@@ -169,22 +178,7 @@ fn a_site_reaches_nothing_but_who_asks_it() {
         );
     }
     let pid = run("docker", &["inspect", "-f", "{{.State.Pid}}", &stranger]).out;
-    let back = run(
-        "nsenter",
-        &[
-            "-t",
-            pid.trim(),
-            "-n",
-            "timeout",
-            "3",
-            "python3",
-            "-c",
-            &format!(
-                "import socket; socket.create_connection(('{}', 8080), 1.5)",
-                v4("alice")
-            ),
-        ],
-    );
+    let back = connect(&format!("--net=/proc/{}/ns/net", pid.trim()), &v4("alice"));
     run("docker", &["rm", "-f", &stranger]);
     assert_ne!(back.code, 0, "a stranger reaches alice");
 
@@ -260,20 +254,7 @@ fn a_site_reaches_nothing_but_who_asks_it() {
         0
     );
     // And from there nobody comes in.
-    let in_from_outside = run(
-        "nsenter",
-        &[
-            &format!("--net=/run/netns/{}", outside.name),
-            "timeout",
-            "3",
-            "python3",
-            "-c",
-            &format!(
-                "import socket; socket.create_connection(('{}', 8080), 1.5)",
-                v4("open")
-            ),
-        ],
-    );
+    let in_from_outside = connect(&format!("--net=/run/netns/{}", outside.name), &v4("open"));
     assert_ne!(in_from_outside.code, 0);
 
     // Somebody takes the walls down: they come back by themselves.
