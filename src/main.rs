@@ -5,6 +5,7 @@ mod admin;
 mod args;
 mod commands;
 mod control;
+mod doh;
 mod link;
 mod listeners;
 mod output;

@@ -36,6 +36,7 @@ use crate::{
     args::Role,
     commands::{self, site::Urls},
     control::Client,
+    doh::OverHttps,
     link::Link,
     listeners::Listeners,
     output::{self, Done, complain, count},
@@ -154,6 +155,7 @@ async fn run(
             &published,
             authority,
             sites,
+            Arc::new(OverHttps(dns.answerer())),
             &metrics,
         )?;
         Some((dns, web, linked))

@@ -12,6 +12,7 @@ mod battery;
 mod cli;
 mod client;
 mod containers;
+mod doh;
 mod harness;
 mod http;
 mod limits;

@@ -8,6 +8,7 @@
 //!
 //! A faster front can stand before `handler`: it shares nothing with it but the registry.
 
+mod answerer;
 mod handler;
 pub mod lookup;
 mod metrics;
@@ -24,6 +25,7 @@ use std::{
 use common::{Published, gate::Gate};
 use tokio::task::JoinSet;
 
+pub use answerer::Answerer;
 pub use lookup::{Answer, lookup};
 
 use crate::{handler::Authoritative, metrics::Metrics};
@@ -52,6 +54,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Server {
     tasks: JoinSet<()>,
+    answerer: Answerer,
 }
 
 /// Starts answering from `published` on the runtime of the caller.
@@ -90,10 +93,18 @@ pub fn start(
         ));
     }
     tasks.spawn(metrics::follow(published, metrics));
-    Ok(Server { tasks })
+    Ok(Server {
+        tasks,
+        answerer: Answerer(handler),
+    })
 }
 
 impl Server {
+    /// What answers messages that came by another way than the server's own sockets.
+    pub fn answerer(&self) -> Answerer {
+        self.answerer.clone()
+    }
+
     /// Waits until a task of the server ends, which it does not by itself.
     pub async fn ended(&mut self) {
         self.tasks.join_next().await;

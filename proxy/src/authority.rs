@@ -209,7 +209,11 @@ impl LocalAuthority {
     ) -> Result<Leaf, AuthorityError> {
         let pair = KeyPair::generate()?;
         let mut params = CertificateParams::new(names)?;
+        // An empty subject is allowed (RFC 5280 §4.2.1.6), but kdig ends a handshake over it.
         params.distinguished_name = DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "Nuage");
         params.not_before = now - BACKDATED;
         params.not_after = now + LEAF_LIFE;
         params.use_authority_key_identifier_extension = true;

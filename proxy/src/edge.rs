@@ -1,7 +1,7 @@
 //! The proxy: whom a request is for, and what answers it.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -27,7 +27,9 @@ use url::Url;
 use crate::{
     Sites,
     access_log::{AccessLog, Line},
-    certificates::{Certificates, ServerName},
+    certificates::Certificates,
+    connection::{Connection, client, finish_unread_body},
+    doh::{self, NameServer},
     files, host,
     metrics::Metrics,
     pages::{Page, Rendered},
@@ -51,6 +53,7 @@ pub(crate) struct Edge {
     limits: Limits,
     https_port: u16,
     sites: Sites,
+    name_server: Arc<dyn NameServer>,
     /// Names this process in Via, to recognise a request that comes round (RFC 9110 §7.6.3).
     via: String,
 }
@@ -76,6 +79,7 @@ pub(crate) struct Context {
 enum Answer {
     Page(Page),
     Redirect { status: u16, location: String },
+    Dns,
     Files(Arc<Site>),
     Upstream,
     Container,
@@ -88,6 +92,7 @@ impl Edge {
         metrics: Arc<Metrics>,
         log: AccessLog,
         sites: Sites,
+        name_server: Arc<dyn NameServer>,
     ) -> Self {
         let since = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -99,6 +104,7 @@ impl Edge {
             resolver: Resolver::default(),
             limits: config.limits.clone(),
             sites,
+            name_server,
             https_port: config.https_port(),
             via: format!("nuage-{:x}-{:x}", std::process::id(), since.subsec_nanos()),
         }
@@ -125,10 +131,13 @@ impl Edge {
             }
         }
         let Some(route) = registry.route(host) else {
-            return Answer::Page(match connection {
-                Connection::Secure(_) => Page::WrongConnection,
-                Connection::Plain => Page::NoSuchSite,
-            });
+            return match connection {
+                Connection::Secure(_) if doh::is_for(&registry, host, request.uri.path()) => {
+                    Answer::Dns
+                }
+                Connection::Secure(_) => Answer::Page(Page::WrongConnection),
+                Connection::Plain => Answer::Page(Page::NoSuchSite),
+            };
         };
         context.site = Some((
             route.zone.origin.child(&route.site.name),
@@ -267,7 +276,7 @@ impl Edge {
             request.remove_header(&name);
         }
         let scheme = Connection::of(session).scheme();
-        if let Some(client) = client(session) {
+        if let Some(client) = client(session).map(|address| address.ip()) {
             // IPv6 addresses are in brackets and quotes (RFC 7239 §6).
             let node = if client.is_ipv6() {
                 format!("\"[{client}]\"")
@@ -325,6 +334,7 @@ impl ProxyHttp for Edge {
             },
             Answer::Page(page) => self.show(session, page, context).await?,
             Answer::Redirect { status, location } => redirect(session, status, &location).await?,
+            Answer::Dns => doh::serve(session, &*self.name_server, self.limits.stall).await?,
             Answer::Files(site) => {
                 let Backend::Static(folder) = &site.backend else {
                     return Error::e_explain(
@@ -521,7 +531,7 @@ impl ProxyHttp for Edge {
                     .unwrap_or_default(),
                 site: site.clone(),
                 client: client(session)
-                    .map(|client| client.to_string())
+                    .map(|client| client.ip().to_string())
                     .unwrap_or_default(),
                 method: request.method.to_string(),
                 scheme: Connection::of(session).scheme(),
@@ -570,46 +580,6 @@ impl Rendered {
             response.insert_header(header::RETRY_AFTER, seconds)?;
         }
         Ok(response)
-    }
-}
-
-/// How a request came.
-enum Connection<'s> {
-    Plain,
-    /// Over TLS, with the server name of the handshake.
-    Secure(Option<&'s str>),
-}
-
-impl<'s> Connection<'s> {
-    fn of(session: &'s Session) -> Self {
-        match session
-            .digest()
-            .and_then(|digest| digest.ssl_digest.as_ref())
-        {
-            None => Connection::Plain,
-            Some(tls) => Connection::Secure(tls.extension.get::<ServerName>().map(|name| &*name.0)),
-        }
-    }
-
-    fn scheme(&self) -> &'static str {
-        match self {
-            Connection::Plain => "http",
-            Connection::Secure(_) => "https",
-        }
-    }
-}
-
-fn client(session: &Session) -> Option<IpAddr> {
-    session
-        .client_addr()
-        .and_then(|address| address.as_inet())
-        .map(|address| address.ip().to_canonical())
-}
-
-/// Lets the connection end with the answer when the request has a body nobody reads.
-fn finish_unread_body(session: &mut Session) {
-    if !session.as_downstream_mut().is_body_done() {
-        session.set_keepalive(None);
     }
 }
 

@@ -4,7 +4,7 @@
 //!   whole head is there and unambiguous (`head`).
 //! - `certificates` chooses by SNI; `authority` is the local certificate authority.
 //! - `edge` is the proxy itself: host to site, and then files (`files`), another server
-//!   (`upstream`), a redirect, or a page for people (`pages`).
+//!   (`upstream`), a redirect, a DNS answer (`doh`), or a page for people (`pages`).
 //!
 //! Everything reads the one published registry; nothing here ever writes a zone file.
 
@@ -12,6 +12,8 @@ mod access_log;
 pub mod authority;
 pub mod certificates;
 mod conditional;
+mod connection;
+mod doh;
 mod edge;
 mod files;
 mod front;
@@ -31,6 +33,7 @@ use pingora::{proxy::HttpProxy, server::configuration::ServerConf};
 use tokio::sync::watch;
 
 pub use crate::{
+    doh::NameServer,
     visits::Visits,
     waking::{Refusal, Waker},
 };
@@ -82,6 +85,7 @@ pub fn start(
     published: &Arc<Published>,
     authority: LocalAuthority,
     sites: Sites,
+    name_server: Arc<dyn NameServer>,
     registry: &prometheus::Registry,
 ) -> Result<Server, StartError> {
     let metrics = Metrics::register(registry)?;
@@ -96,6 +100,7 @@ pub fn start(
         Arc::clone(&metrics),
         log,
         sites,
+        name_server,
     );
     let conf = ServerConf {
         threads: front::worker_count(),
