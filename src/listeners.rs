@@ -49,12 +49,17 @@ impl Listeners {
         };
         for &address in &config.dns.listen {
             let bound = dns_pair(address).map(|(udp, tcp)| {
-                listeners.dns.udp.push(udp);
+                listeners.dns.udp.extend(udp);
                 listeners.dns.tcp.push(tcp);
             });
             keep("[dns] listen", address, bound);
         }
         let kinds = [
+            (
+                "[dns] tls_listen",
+                &config.dns.tls_listen,
+                &mut listeners.dns.tls,
+            ),
             ("[http] listen", &config.http, &mut listeners.web.http),
             (
                 "[https] listen",
@@ -80,33 +85,41 @@ impl Listeners {
     }
 }
 
-/// UDP and TCP on one port; port 0 lets the kernel choose it.
-fn dns_pair(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+/// UDP and TCP on one port; port 0 lets the kernel choose it. Each worker has a UDP socket of its own,
+/// and the kernel spreads the clients over them. The TCP socket shares its port with nobody, so that
+/// another server there is told.
+fn dns_pair(address: SocketAddr) -> io::Result<(Vec<UdpSocket>, TcpListener)> {
     let tcp = tcp(address)?;
-    let udp = bound(tcp.local_addr()?, Type::DGRAM, Protocol::UDP)?;
-    // A smaller buffer than asked for only loses more under a flood.
-    udp.set_recv_buffer_size(DATAGRAM_BUFFER)
-        .unwrap_or_default();
-    Ok((udp.into(), tcp))
+    // Answers go out at once, also those that are written in two pieces; connections inherit it.
+    socket2::SockRef::from(&tcp).set_tcp_nodelay(true)?;
+    let address = tcp.local_addr()?;
+    let udp = (0..dns::worker_count()).map(|_| {
+        let udp = unbound(address, Type::DGRAM, Protocol::UDP)?;
+        udp.set_reuse_port(true)?;
+        udp.bind(&address.into())?;
+        // A smaller buffer than asked for only loses more under a flood.
+        udp.set_recv_buffer_size(DATAGRAM_BUFFER)
+            .unwrap_or_default();
+        Ok(udp.into())
+    });
+    Ok((udp.collect::<io::Result<_>>()?, tcp))
 }
 
 fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = bound(address, Type::STREAM, Protocol::TCP)?;
+    let socket = unbound(address, Type::STREAM, Protocol::TCP)?;
+    // A restart need not wait for old connections to time out.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+fn unbound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if address.is_ipv6() {
         // 0.0.0.0 and [::] are two sockets.
         socket.set_only_v6(true)?;
     }
-    if kind == Type::STREAM {
-        // A restart need not wait for old connections to time out.
-        socket.set_reuse_address(true)?;
-    }
-    socket.bind(&address.into())?;
     Ok(socket)
 }
 

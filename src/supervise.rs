@@ -21,7 +21,7 @@ use common::{
 use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, process_collector::ProcessCollector,
 };
-use proxy::authority::LocalAuthority;
+use proxy::{authority::LocalAuthority, certificates::Certificates};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime,
@@ -138,6 +138,12 @@ async fn run(
         connections: config.dns.tcp_connections,
         connections_per_address: config.dns.tcp_connections_per_address,
         idle: config.dns.tcp_idle,
+        rates: dns::Rates {
+            answers: config.dns.rate_limit,
+            slip: config.dns.rate_limit_slip,
+            exempt: config.dns.rate_limit_exempt.clone(),
+        },
+        identity: config.dns.identity.clone(),
     };
     let mut control = if role != Role::Edge && config.containers.enabled {
         Some(containers::start(config, &published, &metrics)?)
@@ -148,12 +154,19 @@ async fn run(
         None
     } else {
         let (sites, linked) = reach_sites(config, &published);
-        let dns = dns::start(listeners.dns, Arc::clone(&published), limits, &metrics)?;
+        let certificates = Certificates::new(authority, Arc::clone(&published));
+        let dns = dns::start(
+            listeners.dns,
+            Arc::clone(&published),
+            limits,
+            Some(certificates.for_dns()),
+            &metrics,
+        )?;
         let web = proxy::start(
             listeners.web,
             config,
             &published,
-            authority,
+            certificates,
             sites,
             Arc::new(OverHttps(dns.answerer())),
             &metrics,
@@ -406,7 +419,7 @@ fn register(metrics: &Registry, published: &Arc<Published>) -> anyhow::Result<Re
         let sites = registry
             .zones
             .iter()
-            .map(|(zone, _)| (vec![zone.origin.as_str()], number(zone.sites.len() as u64)));
+            .map(|zone| (vec![zone.origin.as_str()], number(zone.sites.len() as u64)));
         vec![
             GENERATION.with_rows([(vec![], number(published.generation()))]),
             SITES.with_rows(sites),
@@ -486,7 +499,7 @@ fn greeting(
         registry
             .zones
             .iter()
-            .flat_map(|(zone, _)| zone.sites.iter().map(move |site| (zone, site)))
+            .flat_map(|zone| zone.sites.iter().map(move |site| (zone, site)))
     };
     let rows: Vec<Vec<String>> = all()
         .take(SITES_SHOWN)

@@ -3,14 +3,17 @@
 //! Sites share one pair of addresses, so they are kept as labels; everything else is a [`Node`] with
 //! its records. A node without records is an empty non-terminal (RFC 4592 §2.2.2).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use hickory_proto::rr::{
     LowerName, Name, RData, Record, RecordType,
     rdata::{NS, SOA},
 };
 
-use crate::name::SiteName;
+use crate::labels::Labels;
 
 /// Seconds a resolver may keep a negative answer: short, so that a new name shows at once.
 pub const NEGATIVE_TTL: u32 = 30;
@@ -45,8 +48,8 @@ impl Node {
 pub enum Found<'a> {
     /// Records of its own, or none: an empty non-terminal.
     Node(&'a Node),
-    /// A site or alias: the addresses of this server.
-    Site,
+    /// A site or alias, by its place among the labels: the addresses of this server.
+    Site(u32),
 }
 
 /// The names of one zone and their records, without the serial, which is state.
@@ -59,12 +62,15 @@ pub struct Authority {
     /// Names with records, and empty non-terminals; the apex holds NS but no SOA.
     nodes: HashMap<LowerName, Node>,
     /// Labels of sites and aliases, each with its site's index.
-    labels: Arc<HashMap<SiteName, u32>>,
-    /// A and AAAA data of this server.
-    addresses: Vec<RData>,
+    labels: Arc<Labels>,
+    /// What each site has: A and AAAA data of this server, and how it offers HTTPS.
+    site: Vec<RData>,
+    /// Places of labels that have no HTTPS record, where others do.
+    plain: Arc<HashSet<u32>>,
     primary: Name,
     hostmaster: Name,
     has_cuts: bool,
+    has_wildcards: bool,
 }
 
 impl Authority {
@@ -74,7 +80,7 @@ impl Authority {
         ttl: u32,
         nameservers: &[Name],
         hostmaster: Name,
-        addresses: Vec<RData>,
+        site: Vec<RData>,
     ) -> Self {
         let apex = LowerName::new(&apex);
         let records = nameservers
@@ -90,15 +96,23 @@ impl Authority {
             apex,
             ttl,
             labels: Arc::default(),
-            addresses,
+            site,
+            plain: Arc::default(),
             hostmaster,
             has_cuts: false,
+            has_wildcards: false,
         }
     }
 
-    /// Sets the labels that answer with this server's addresses.
-    pub fn set_labels(&mut self, labels: HashMap<SiteName, u32>) {
+    /// Sets the labels that answer with this server's addresses; `plain` labels have no HTTPS record.
+    pub fn set_labels(&mut self, labels: Labels, plain: HashSet<u32>) {
         self.labels = Arc::new(labels);
+        self.plain = Arc::new(plain);
+    }
+
+    /// Lets sites say how they are reached over HTTPS (RFC 9460).
+    pub fn offer_https(&mut self, data: RData) {
+        self.site.push(data);
     }
 
     /// Adds a record and the empty non-terminals above it.
@@ -110,17 +124,23 @@ impl Authority {
             parent = parent.base_name();
         }
         self.has_cuts |= record.record_type() == RecordType::NS && name != self.apex;
+        self.has_wildcards |= name.is_wildcard();
         self.nodes.entry(name).or_default().records.push(record);
     }
 
     /// The site a label leads to.
     pub fn site_index(&self, label: &str) -> Option<u32> {
-        self.labels.get(label).copied()
+        self.labels.site(label.as_bytes())
     }
 
     /// Labels of sites and aliases.
-    pub fn labels(&self) -> impl Iterator<Item = &SiteName> {
-        self.labels.keys()
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// Names with records and empty non-terminals, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = (&LowerName, &Node)> {
+        self.nodes.iter()
     }
 
     /// What stands exactly at `name`, which lies in this zone.
@@ -128,7 +148,7 @@ impl Authority {
         if let Some(node) = self.nodes.get(name) {
             return Some(Found::Node(node));
         }
-        self.is_site(name).then_some(Found::Site)
+        self.site_place(name).map(Found::Site)
     }
 
     /// The node at a name, when it is one.
@@ -136,14 +156,16 @@ impl Authority {
         self.nodes.get(name)
     }
 
+    /// The place of the label a name consists of, one label below the apex.
+    pub fn site_place(&self, name: &LowerName) -> Option<u32> {
+        if name.num_labels() != self.apex.num_labels() + 1 {
+            return None;
+        }
+        self.labels.find(name.iter().next()?)
+    }
+
     fn is_site(&self, name: &LowerName) -> bool {
-        // One label below the apex.
-        name.num_labels() == self.apex.num_labels() + 1
-            && name
-                .iter()
-                .next()
-                .and_then(|label| std::str::from_utf8(label).ok())
-                .is_some_and(|label| self.labels.contains_key(label))
+        self.site_place(name).is_some()
     }
 
     /// Whether some name below the apex is delegated elsewhere.
@@ -151,11 +173,85 @@ impl Authority {
         self.has_cuts
     }
 
+    /// Whether some name begins with an asterisk (RFC 4592).
+    pub fn has_wildcards(&self) -> bool {
+        self.has_wildcards
+    }
+
     /// The address records of this server under a name.
     pub fn addresses(&self, owner: &Name) -> impl Iterator<Item = Record> {
-        self.addresses
+        self.site
             .iter()
+            .filter(|data| data.record_type().is_ip_addr())
             .map(|data| Record::from_rdata(owner.clone(), self.ttl, data.clone()))
+    }
+
+    /// The records of the label at `place`, under a name.
+    pub fn site_records(&self, place: u32, owner: &Name) -> impl Iterator<Item = Record> {
+        self.site_data(place)
+            .map(|data| Record::from_rdata(owner.clone(), self.ttl, data.clone()))
+    }
+
+    /// The data of the label at `place`, a record of each type.
+    pub fn site_data(&self, place: u32) -> impl Iterator<Item = &RData> {
+        let plain = self.is_plain(place);
+        let data = self.site.iter();
+        data.filter(move |data| !plain || data.record_type() != RecordType::HTTPS)
+    }
+
+    /// All data a site can have.
+    pub fn all_site_data(&self) -> impl Iterator<Item = &RData> {
+        self.site.iter()
+    }
+
+    /// Whether some label lacks a type that others have.
+    pub fn is_varied(&self) -> bool {
+        !self.plain.is_empty()
+    }
+
+    /// Whether the label at `place` has no HTTPS record where others do.
+    pub fn is_plain(&self, place: u32) -> bool {
+        self.plain.contains(&place)
+    }
+
+    /// Whether a delegation is at or above a name below the apex.
+    pub fn is_delegated(&self, name: &LowerName) -> bool {
+        let mut at = name.clone();
+        while self.has_cuts && at != self.apex && !at.is_root() {
+            if self
+                .nodes
+                .get(&at)
+                .is_some_and(|node| node.has(RecordType::NS))
+            {
+                return true;
+            }
+            at = at.base_name();
+        }
+        false
+    }
+
+    /// Which of a site's types it is, counted from 0.
+    pub fn site_slot(&self, kind: RecordType) -> Option<usize> {
+        self.site.iter().position(|data| data.record_type() == kind)
+    }
+
+    /// How many types a site has.
+    pub fn site_types(&self) -> usize {
+        self.site.len()
+    }
+
+    /// How many labels the apex has.
+    pub fn apex_labels(&self) -> u8 {
+        self.apex.num_labels()
+    }
+
+    /// The TTL of a set.
+    pub fn ttl_of(&self, owner: &LowerName, kind: RecordType) -> Option<u32> {
+        match (self.find(owner)?, kind) {
+            (_, RecordType::NSEC) => Some(NEGATIVE_TTL.min(self.ttl)),
+            (_, RecordType::SOA) | (Found::Site(_), _) => Some(self.ttl),
+            (Found::Node(node), _) => node.of_type(kind).next().map(|record| record.ttl),
+        }
     }
 
     /// The SOA record; `ttl` differs between positive and negative answers (RFC 2308 §5).
@@ -182,11 +278,9 @@ impl Authority {
                 .into_iter()
                 .flat_map(|name| self.nodes[name].records.iter().cloned()),
         );
-        let mut labels: Vec<_> = self.labels.keys().collect();
-        labels.sort_unstable();
-        for label in labels {
-            if let Ok(owner) = Name::from(&self.apex).prepend_label(label.as_str()) {
-                records.extend(self.addresses(&owner));
+        for (place, label) in (0..).zip(self.labels.iter()) {
+            if let Ok(owner) = Name::from(&self.apex).prepend_label(label) {
+                records.extend(self.site_records(place, &owner));
             }
         }
         records
@@ -198,21 +292,24 @@ impl Authority {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
         let mut names: Vec<_> = self.nodes.iter().collect();
         names.sort_unstable_by_key(|(name, _)| *name);
-        let mut feed = |text: &str| {
-            context.update(text.as_bytes());
+        let mut feed = |text: &[u8]| {
+            context.update(text);
             context.update(b"\n");
         };
-        feed(&self.soa(0, self.ttl).to_string());
+        feed(self.soa(0, self.ttl).to_string().as_bytes());
         for record in names.iter().flat_map(|(_, node)| &node.records) {
-            feed(&crate::record::master_line(record));
+            feed(crate::record::master_line(record).as_bytes());
         }
-        for data in &self.addresses {
-            feed(&data.to_string());
+        for data in &self.site {
+            feed(data.to_string().as_bytes());
         }
-        let mut labels: Vec<_> = self.labels.keys().collect();
-        labels.sort_unstable();
-        for label in labels {
-            feed(label.as_str());
+        for label in self.labels.iter() {
+            feed(label);
+        }
+        let mut plain: Vec<u32> = self.plain.iter().copied().collect();
+        plain.sort_unstable();
+        for place in plain {
+            feed(self.labels.at(place));
         }
         let digest = context.finish();
         let mut bytes = [0; 32];

@@ -1,5 +1,7 @@
 //! `nuage.toml`: addresses, folders, listeners and limits.
 
+mod dns;
+
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -7,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+pub use dns::Dns;
 use hickory_proto::rr::Name;
 
 use crate::{
@@ -77,19 +80,6 @@ pub struct Addresses {
     pub ipv4: Option<Ipv4Addr>,
     /// For AAAA records and the IPv6 reverse zone.
     pub ipv6: Option<Ipv6Addr>,
-}
-
-/// `[dns]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dns {
-    /// Addresses for UDP and TCP.
-    pub listen: Vec<SocketAddr>,
-    /// TCP connections at once, in all.
-    pub tcp_connections: usize,
-    /// TCP connections at once from one address.
-    pub tcp_connections_per_address: usize,
-    /// How long a TCP connection may be silent.
-    pub tcp_idle: Duration,
 }
 
 /// `[https]`.
@@ -275,26 +265,7 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
         _ => state.join("edge"),
     };
 
-    let dns = {
-        const KEYS: &[&str] = &[
-            "listen",
-            "tcp_connections",
-            "tcp_connections_per_address",
-            "tcp_idle_seconds",
-        ];
-        let numbers = Numbers(root.table("dns", KEYS, reading));
-        Dns {
-            listen: listen(&numbers.0, &["0.0.0.0:53", "[::]:53"], reading),
-            tcp_connections: numbers.count("tcp_connections", 1..=100_000, 1_000, reading),
-            tcp_connections_per_address: numbers.count(
-                "tcp_connections_per_address",
-                1..=100_000,
-                100,
-                reading,
-            ),
-            tcp_idle: numbers.seconds("tcp_idle_seconds", 1..=3_600, 10, reading),
-        }
-    };
+    let dns = Dns::read(&root, reading);
     let http = listen(
         &root.table("http", &["listen"], reading),
         &["0.0.0.0:80", "[::]:80"],

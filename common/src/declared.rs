@@ -137,7 +137,7 @@ impl Declared {
         }
         let mut chosen = self.choose();
         chosen.sort_unstable_by(|a, b| a.origin.cmp(&b.origin));
-        let served = self.registry.zones.iter().map(|(zone, _)| zone);
+        let served = self.registry.zones.iter();
         let same = self.compiled.as_ref() == Some(&self.config)
             && chosen.len() == self.registry.zones.len()
             && chosen
@@ -150,6 +150,7 @@ impl Declared {
         self.registry = Arc::new(registry::compile(
             &self.config,
             chosen,
+            &self.registry,
             &mut self.serials,
             SystemTime::now(),
         ));
@@ -233,8 +234,10 @@ impl Declared {
                 }
                 Err(error) => (None, vec![Problem::whole_file(path, unreadable(&error))]),
             };
-            // The same content under a new stamp is no change.
+            // The same content under a new stamp is no change; records compare equal whatever their TTL,
+            // digests don't.
             if let (Some(new), Some(good)) = (&file.candidate, &file.good)
+                && new.digest == good.digest
                 && new == good
             {
                 file.candidate = file.good.clone();

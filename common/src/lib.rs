@@ -12,6 +12,7 @@
 //! [`declared`] drives that flow over a folder of files, keeps the last good content of each zone,
 //! and [`watch`] calls it when a file lands. [`edit`] changes a zone file for the command line.
 
+pub mod answers;
 pub mod authority;
 pub mod config;
 pub mod container;
@@ -21,6 +22,8 @@ pub mod durable;
 pub mod edit;
 pub mod gate;
 pub mod group;
+pub mod labels;
+pub mod lookup;
 pub mod metrics;
 pub mod name;
 pub mod observed;
@@ -31,13 +34,17 @@ pub mod record;
 pub mod registry;
 pub mod reverse;
 pub mod serial;
+pub mod served;
+pub mod signed;
 pub mod site;
 mod table;
 pub mod watch;
+pub mod wire;
 pub mod zone;
 
 pub use config::Config;
 pub use declared::Declared;
+pub use lookup::{Answer, lookup};
 pub use name::{HostName, SiteName};
 pub use problem::{Position, Problem, Severity};
 pub use publish::Published;

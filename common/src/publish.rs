@@ -20,7 +20,7 @@ impl Published {
     /// Publishes the first registry as generation 1.
     pub fn new(registry: Arc<Registry>) -> Arc<Self> {
         Arc::new(Self {
-            current: ArcSwap::new(registry),
+            current: ArcSwap::new(registry.with(Arc::clone(&registry.observed), 1).into()),
             generation: watch::Sender::new(1),
             writing: Mutex::default(),
         })
@@ -38,16 +38,20 @@ impl Published {
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         // What was declared is new; what is observed goes on.
         let observed = Arc::clone(&self.current.load().observed);
-        let old = self.current.swap(registry.with(observed).into());
+        let generation = self.generation() + 1;
+        let old = self
+            .current
+            .swap(registry.with(observed, generation).into());
+        self.generation.send_replace(generation);
         drop(writing);
-        self.generation.send_modify(|generation| *generation += 1);
         old
     }
 
     /// Replaces what is observed in one store. Nobody who waits for a change of the files wakes.
     pub fn observe(&self, observed: Arc<Observed>) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let registry = self.current.load().with(observed);
+        let current = self.current.load();
+        let registry = current.with(observed, current.generation);
         self.current.store(registry.into());
     }
 

@@ -6,10 +6,10 @@ use std::{
     time::SystemTime,
 };
 
-use hickory_proto::rr::{LowerName, Name};
+use foldhash::fast::RandomState;
+use hickory_proto::rr::{LowerName, Name, RecordType};
 
 use crate::{
-    authority::Authority,
     config::{Addresses, Config},
     group::Groups,
     name::HostName,
@@ -17,7 +17,9 @@ use crate::{
     problem::{Problem, Severity},
     reverse::{self, BIND_RECORDS, ReverseZone, Sources},
     serial::Serials,
+    served::Served,
     site::{HttpsPolicy, Site},
+    wire::wire,
     zone::{Zone, name_of},
 };
 
@@ -27,31 +29,56 @@ use crate::{
 pub struct Registry {
     /// The addresses every site name points at.
     pub addresses: Addresses,
-    /// Forward zones in the order of their origins, each with its serial.
-    pub zones: Arc<Vec<(Arc<Zone>, u32)>>,
-    /// Reverse zones, each with its serial.
-    pub reverse: Arc<Vec<(ReverseZone, u32)>>,
+    /// Forward zones in the order of their origins.
+    pub zones: Arc<Vec<Arc<Zone>>>,
+    /// Reverse zones.
+    pub reverse: Arc<Vec<Arc<ReverseZone>>>,
+    /// What DNS answers from: the forward zones in their order, then the reverse ones.
+    pub served: Arc<Vec<Arc<Served>>>,
     /// Groups of tenants and their limits.
     pub groups: Arc<Groups>,
     /// What is known of sites' containers.
     pub observed: Arc<Observed>,
+    /// Which publication of the files this is, from 1; 0 before it is published.
+    pub generation: u64,
     index: Arc<Index>,
 }
 
 /// Where names are found.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Index {
     by_origin: HashMap<HostName, usize>,
-    authorities: HashMap<LowerName, Place>,
+    /// Places in `served` by apex.
+    apexes: HashMap<LowerName, usize>,
+    /// The same by the apex on the wire, for questions that were never more than octets.
+    apex_octets: HashMap<Box<[u8]>, usize, RandomState>,
+    /// Which numbers of labels an apex has, a bit for each: most suffixes need no look.
+    apex_depths: u128,
     domains: HashMap<HostName, (usize, usize)>,
 }
 
-/// Where an authority is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Forward(usize),
-    Reverse(usize),
+impl Index {
+    fn insert_apex(&mut self, apex: &LowerName, place: usize) {
+        // A forward zone comes before a reverse one of the same name.
+        if self.apexes.contains_key(apex) {
+            return;
+        }
+        self.apexes.insert(apex.clone(), place);
+        self.apex_octets
+            .insert(wire(&Name::from(apex)).into(), place);
+        self.apex_depths |= 1 << (apex.num_labels() & 127);
+    }
 }
+
+/// The same names lead to the same places.
+impl PartialEq for Index {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.by_origin, &self.apexes, &self.domains)
+            == (&other.by_origin, &other.apexes, &other.domains)
+    }
+}
+
+impl Eq for Index {}
 
 /// Where a host name leads.
 #[derive(Clone, Copy, Debug)]
@@ -85,61 +112,85 @@ impl Registry {
             addresses,
             zones: Arc::default(),
             reverse: Arc::default(),
+            served: Arc::default(),
             groups: Arc::default(),
             observed: Arc::default(),
+            generation: 0,
             index: Arc::default(),
         }
     }
 
-    /// The same declarations with other observations.
+    /// The same declarations with other observations, as a certain publication.
     #[must_use]
-    pub(crate) fn with(&self, observed: Arc<Observed>) -> Self {
+    pub(crate) fn with(&self, observed: Arc<Observed>, generation: u64) -> Self {
         Self {
             observed,
+            generation,
             ..self.clone()
         }
     }
 
-    /// The authority nearest above `name`, with its serial.
-    pub fn authority(&self, name: &LowerName) -> Option<(&Authority, u32)> {
+    /// A world in which one zone is known, by its apex alone, as place 0.
+    pub(crate) fn of_one(apex: &LowerName) -> Self {
+        let mut index = Index::default();
+        index.insert_apex(apex, 0);
+        Self {
+            index: index.into(),
+            ..Self::empty(Addresses {
+                ipv4: None,
+                ipv6: None,
+            })
+        }
+    }
+
+    /// The place of the zone that answers for a name and a type: the nearest at or above it, but for
+    /// DS at an apex, which is the parent's (RFC 4035 §3.1.4.1) where the parent is ours too.
+    pub(crate) fn nearest_place(&self, name: &LowerName, kind: RecordType) -> Option<usize> {
         let mut origin = name.clone();
+        let mut own = None;
         loop {
-            if let Some(place) = self.index.authorities.get(&origin) {
-                return match *place {
-                    Place::Forward(index) => self
-                        .zones
-                        .get(index)
-                        .map(|(zone, serial)| (&zone.authority, *serial)),
-                    Place::Reverse(index) => self
-                        .reverse
-                        .get(index)
-                        .map(|(zone, serial)| (&zone.authority, *serial)),
-                };
+            if let Some(place) = self.index.apexes.get(&origin) {
+                if kind != RecordType::DS || origin != *name {
+                    return Some(*place);
+                }
+                own = Some(*place);
             }
             if origin.is_root() {
-                return None;
+                return own;
             }
             origin = origin.base_name();
         }
     }
 
-    /// The authority whose apex is exactly `origin`.
-    pub fn authority_at(&self, origin: &LowerName) -> Option<(&Authority, u32)> {
-        self.authority(origin)
-            .filter(|(authority, _)| authority.apex == *origin)
+    /// The zone that answers for a name and a type, with its place.
+    pub fn nearest(&self, name: &LowerName, kind: RecordType) -> Option<(usize, &Arc<Served>)> {
+        let place = self.nearest_place(name, kind)?;
+        Some((place, self.served.get(place)?))
     }
 
-    /// Every authority with its serial, forward zones first.
-    pub fn authorities(&self) -> impl Iterator<Item = (&Authority, u32)> {
-        let forward = self
-            .zones
-            .iter()
-            .map(|(zone, serial)| (&zone.authority, *serial));
-        forward.chain(
-            self.reverse
-                .iter()
-                .map(|(zone, serial)| (&zone.authority, *serial)),
-        )
+    /// The same for a name on the wire, in lower case, whose labels begin at `starts`: the zone's place,
+    /// the zone, and where its apex begins in the name.
+    #[inline]
+    pub fn nearest_octets(
+        &self,
+        name: &[u8],
+        starts: &[u8],
+    ) -> Option<(usize, &Arc<Served>, usize)> {
+        for (index, start) in starts.iter().enumerate() {
+            if self.index.apex_depths >> ((starts.len() - index) & 127) & 1 == 0 {
+                continue;
+            }
+            let start = usize::from(*start);
+            if let Some(place) = self.index.apex_octets.get(name.get(start..)?) {
+                return Some((*place, self.served.get(*place)?, start));
+            }
+        }
+        None
+    }
+
+    /// The zone whose apex is exactly `origin`.
+    pub fn served_at(&self, origin: &LowerName) -> Option<&Arc<Served>> {
+        self.served.get(*self.index.apexes.get(origin)?)
     }
 
     /// The forward zone of that origin.
@@ -148,7 +199,6 @@ impl Registry {
             .by_origin
             .get(origin)
             .and_then(|index| self.zones.get(*index))
-            .map(|(zone, _)| zone)
     }
 
     /// The site a host name leads to; `host` is lower case, without port and final dot.
@@ -164,7 +214,7 @@ impl Registry {
             });
         }
         let (zone, site) = *self.index.domains.get(host)?;
-        let (zone, _) = self.zones.get(zone)?;
+        let zone = self.zones.get(zone)?;
         Some(Route {
             zone,
             site: zone.sites.get(site)?,
@@ -174,7 +224,7 @@ impl Registry {
 
     /// How many sites there are.
     pub fn site_count(&self) -> usize {
-        self.zones.iter().map(|(zone, _)| zone.sites.len()).sum()
+        self.zones.iter().map(|zone| zone.sites.len()).sum()
     }
 }
 
@@ -277,51 +327,57 @@ pub(crate) fn conflicts(zones: &[Arc<Zone>]) -> Vec<Conflict> {
     found
 }
 
-/// Puts zones together; they must have no [`conflicts`].
+/// Puts zones together; they must have no [`conflicts`]. What did not change is taken over from
+/// `previous`.
 pub(crate) fn compile(
     config: &Config,
     mut zones: Vec<Arc<Zone>>,
+    previous: &Registry,
     serials: &mut Serials,
     now: SystemTime,
 ) -> Registry {
     zones.sort_unstable_by(|a, b| a.origin.cmp(&b.origin));
-    let reverse = reverse_zones(config, &zones);
-    let mut found = Index::default();
-    for (index, zone) in zones.iter().enumerate() {
-        found.by_origin.insert(zone.origin.clone(), index);
-        found
-            .authorities
-            .insert(zone.authority.apex.clone(), Place::Forward(index));
+    let reverse: Vec<Arc<ReverseZone>> = reverse_zones(config, &zones)
+        .into_iter()
+        .map(Arc::new)
+        .collect();
+    let mut index = Index::default();
+    let mut served = Vec::with_capacity(zones.len() + reverse.len());
+    let contents = zones
+        .iter()
+        .map(|zone| (&zone.authority, zone.digest))
+        .chain(reverse.iter().map(|zone| (&zone.authority, zone.digest)));
+    for (place, (authority, digest)) in contents.enumerate() {
+        index.insert_apex(&authority.apex, place);
+        let origin = authority.apex.to_string();
+        let serial = serials.assign(origin.trim_end_matches('.'), &digest, now);
+        let before = previous.served_at(&authority.apex);
+        let same = before.filter(|before| {
+            before.serial == serial
+                && (Arc::ptr_eq(&before.content, authority) || before.content == *authority)
+        });
+        served.push(match same {
+            Some(same) => Arc::clone(same),
+            None => Arc::new(Served::new(Arc::clone(authority), serial)),
+        });
+    }
+    for (place, zone) in zones.iter().enumerate() {
+        index.by_origin.insert(zone.origin.clone(), place);
         for (number, site) in zone.sites.iter().enumerate() {
             for domain in &site.domains {
-                found.domains.insert(domain.clone(), (index, number));
+                index.domains.insert(domain.clone(), (place, number));
             }
         }
-    }
-    let zones: Vec<(Arc<Zone>, u32)> = zones
-        .into_iter()
-        .map(|zone| {
-            let serial = serials.assign(zone.origin.as_str(), &zone.digest, now);
-            (zone, serial)
-        })
-        .collect();
-    let mut reverse_zones = Vec::with_capacity(reverse.len());
-    for (index, zone) in reverse.into_iter().enumerate() {
-        found
-            .authorities
-            .entry(zone.authority.apex.clone())
-            .or_insert(Place::Reverse(index));
-        let origin = zone.authority.apex.to_string();
-        let serial = serials.assign(origin.trim_end_matches('.'), &zone.authority.digest(), now);
-        reverse_zones.push((zone, serial));
     }
     Registry {
         addresses: config.addresses,
         zones: zones.into(),
-        reverse: reverse_zones.into(),
+        reverse: reverse.into(),
+        served: served.into(),
         groups: Arc::new(config.groups.clone()),
         observed: Arc::default(),
-        index: found.into(),
+        generation: 0,
+        index: index.into(),
     }
 }
 
@@ -352,7 +408,8 @@ fn reverse_zones(config: &Config, zones: &[Arc<Zone>]) -> Vec<ReverseZone> {
         names.extend(
             zone.authority
                 .labels()
-                .filter_map(|label| apex.prepend_label(label.as_str()).ok()),
+                .iter()
+                .filter_map(|label| apex.prepend_label(label).ok()),
         );
     }
     names.retain(|name| *name != own);
@@ -381,7 +438,7 @@ pub(crate) fn warnings(registry: &Registry, config_file: &std::path::Path) -> Ve
     registry
         .reverse
         .iter()
-        .filter_map(|(zone, _)| {
+        .filter_map(|zone| {
             let (address, names) = (zone.address, zone.names);
             let message = if zone.omitted > 0 {
                 format!(

@@ -1,6 +1,6 @@
 //! One web site as its zone file declares it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use url::Url;
@@ -11,19 +11,19 @@ use crate::{
     problem::Position,
 };
 
-/// A label in a zone, with an owner, a group and a backend.
+/// A label in a zone, with an owner, a group and a backend. There may be a million: what is rare is boxed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// The label.
     pub name: SiteName,
     /// Who may change it.
-    pub owner: Option<String>,
+    pub owner: Option<Box<str>>,
     /// Tenants with common limits.
-    pub group: Option<String>,
+    pub group: Option<Box<str>>,
     /// Other labels of the same zone.
-    pub aliases: Vec<SiteName>,
+    pub aliases: Box<[SiteName]>,
     /// Foreign host names that also lead here.
-    pub domains: Vec<HostName>,
+    pub domains: Box<[HostName]>,
     /// Where its requests go.
     pub backend: Backend,
     /// What plain HTTP does; `None` follows the certificates in use.
@@ -39,11 +39,11 @@ pub enum Backend {
     /// A container of its own; `None` is all as the group says.
     Container(Option<Box<Container>>),
     /// Files below a folder.
-    Static(PathBuf),
+    Static(Box<Path>),
     /// Another HTTP server.
-    Upstream(Upstream),
+    Upstream(Box<Upstream>),
     /// Another place.
-    Redirect(Url),
+    Redirect(Box<Url>),
 }
 
 /// An HTTP server requests are forwarded to.

@@ -4,6 +4,7 @@ mod records;
 mod sites;
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -42,7 +43,7 @@ pub struct Zone {
     /// A certificate of its own in place of the local authority's.
     pub certificate: Option<CertificateFiles>,
     /// What DNS answers.
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     /// SHA-256 of what DNS answers, the serial left out.
     pub digest: [u8; 32],
 }
@@ -137,7 +138,7 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
     let servers: Vec<Name> = nameservers.iter().map(name_of).collect();
     let addresses = addresses(config);
     let mut authority = Authority::new(apex.clone(), ttl, &servers, hostmaster.clone(), addresses);
-    authority.set_labels(sites::labels(&sites));
+    authority.set_labels(sites::labels(&sites), HashSet::new());
     for (server, name) in nameservers.iter().zip(&servers) {
         let Some(label) = server.below(&origin) else {
             continue;
@@ -166,7 +167,7 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
         hostmaster,
         sites,
         certificate,
-        authority,
+        authority: Arc::new(authority),
     })
 }
 

@@ -1,62 +1,117 @@
-//! Datagrams: a few workers share a socket, each with one buffer and one question at a time.
+//! Datagrams: a thread for each socket, one socket for each core and address.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::UdpSocket,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use hickory_server::net::xfer::Protocol;
-use tokio::net::UdpSocket;
+use crate::{
+    batch::Batch,
+    engine::{Asked, Responder, Scratch, Transport, answerable, now},
+    metrics::Tally,
+};
 
-use crate::handler::Authoritative;
+/// A socket that fails again and again is tried no faster.
+const PAUSE: Duration = Duration::from_millis(10);
 
-/// No question needs more; longer datagrams are cut by the kernel and then malformed.
-const QUESTION_OCTETS: usize = 4_096;
-
-/// Answers until dropped. A panic in a library on some odd packet costs that packet alone.
-pub(crate) async fn serve(socket: Arc<UdpSocket>, handler: Arc<Authoritative>) {
-    loop {
-        let worker = tokio::spawn(work(Arc::clone(&socket), Arc::clone(&handler)));
-        let worker = AbortOnDrop(worker);
-        worker.ended().await;
-        tracing::error!("a DNS worker failed on a packet; another takes its place");
+/// Answers until told to stop, which a waiting worker hears when its socket is shut down. A fault that
+/// escapes costs a batch, and another takes its place.
+pub(crate) fn serve(
+    socket: &UdpSocket,
+    responder: &Responder,
+    tally: &mut Tally,
+    stop: &AtomicBool,
+) {
+    while !stop.load(Relaxed) {
+        let worked = catch_unwind(AssertUnwindSafe(|| work(socket, responder, tally, stop)));
+        match worked {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a DNS socket can't be read");
+                std::thread::sleep(PAUSE);
+            }
+            Err(_) => tracing::error!("a DNS worker failed; another takes its place"),
+        }
     }
 }
 
-async fn work(socket: Arc<UdpSocket>, handler: Arc<Authoritative>) {
-    let mut buffer = vec![0; QUESTION_OCTETS];
-    loop {
-        let Ok((length, source)) = socket.recv_from(&mut buffer).await else {
-            // An ICMP error of an earlier answer; the socket itself is well.
+fn work(
+    socket: &UdpSocket,
+    responder: &Responder,
+    tally: &mut Tally,
+    stop: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut batch = Batch::new(socket)?;
+    let mut scratch = Scratch::default();
+    while !stop.load(Relaxed) {
+        // An error is an ICMP message about an earlier answer; the socket itself is well.
+        let Ok(count) = batch.receive(socket) else {
+            if stop.load(Relaxed) {
+                break;
+            }
             continue;
         };
-        if !answerable(source) {
-            continue;
-        }
-        if let Some(answer) = handler
-            .respond(&buffer[..length], source, Protocol::Udp)
-            .await
-            && let Err(error) = socket.send_to(&answer, source).await
-        {
-            tracing::debug!(%error, %source, "answer not sent");
-        }
+        let world = responder.published.load();
+        tally.follow(&world);
+        let now = now();
+        batch.answer(socket, count, |question, source, out| {
+            if !answerable(source) {
+                return 0;
+            }
+            let asked = Asked {
+                source,
+                transport: Transport::Udp,
+                now,
+            };
+            responder.respond(&world, tally, &mut scratch, question, &asked, out)
+        });
+    }
+    Ok(())
+}
+
+/// The threads of all sockets; dropping it ends them.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    sockets: Vec<Arc<UdpSocket>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Workers {
+    /// Starts a thread for a socket.
+    pub(crate) fn add(
+        &mut self,
+        socket: UdpSocket,
+        responder: Arc<Responder>,
+        mut tally: Tally,
+    ) -> std::io::Result<()> {
+        let socket = Arc::new(socket);
+        let (own, stop) = (Arc::clone(&socket), Arc::clone(&self.stop));
+        let thread = std::thread::Builder::new()
+            .name("dns-udp".to_owned())
+            .spawn(move || serve(&own, &responder, &mut tally, &stop))?;
+        self.sockets.push(socket);
+        self.threads.push(thread);
+        Ok(())
     }
 }
 
-/// Port 0 can't be answered, and a multicast or broadcast source only amplifies.
-fn answerable(source: SocketAddr) -> bool {
-    let broadcast = matches!(source, SocketAddr::V4(v4) if v4.ip().is_broadcast());
-    source.port() != 0 && !source.ip().is_multicast() && !source.ip().is_unspecified() && !broadcast
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl AbortOnDrop {
-    async fn ended(mut self) {
-        // Whether it panicked or was cancelled, it is over.
-        (&mut self.0).await.unwrap_or_default();
-    }
-}
-
-impl Drop for AbortOnDrop {
+impl Drop for Workers {
     fn drop(&mut self) {
-        self.0.abort();
+        self.stop.store(true, Relaxed);
+        for socket in &self.sockets {
+            // It fails, since nothing is connected, and wakes whoever waits all the same.
+            socket2::SockRef::from(&**socket)
+                .shutdown(std::net::Shutdown::Both)
+                .unwrap_or_default();
+        }
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap_or_default();
+        }
     }
 }

@@ -28,7 +28,7 @@ use pingora::{
 use rustls::{
     crypto::ring::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, ResolvesServerCert, ServerConfig},
     sign::CertifiedKey,
 };
 use time::OffsetDateTime;
@@ -52,14 +52,15 @@ pub(crate) struct Identity(HostName);
 pub(crate) struct ServerName(pub(crate) String);
 
 /// All certificates in use.
-pub(crate) struct Certificates {
+pub struct Certificates {
     authority: LocalAuthority,
     published: Arc<Published>,
     leaves: RwLock<HashMap<Identity, Arc<Leaf>>>,
 }
 
 impl Certificates {
-    pub(crate) fn new(authority: LocalAuthority, published: Arc<Published>) -> Arc<Self> {
+    /// Certificates for the zones of the registry in force.
+    pub fn new(authority: LocalAuthority, published: Arc<Published>) -> Arc<Self> {
         let certificates = Arc::new(Self {
             authority,
             published,
@@ -97,6 +98,16 @@ impl Certificates {
         Ok(settings.build())
     }
 
+    /// TLS for DNS (RFC 7858 §3, RFC 9103 §7.1).
+    pub fn for_dns(self: &Arc<Self>) -> Arc<ServerConfig> {
+        let resolver = Arc::new(ForDns(Arc::clone(self)));
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = vec![b"dot".to_vec()];
+        config.into()
+    }
+
     /// Makes what is missing for the zones, replaces what ends soon, reads files again, and forgets
     /// what has no site any more. Cheap enough to call at each change and every hour.
     pub(crate) fn renew(&self) {
@@ -108,7 +119,7 @@ impl Certificates {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|identity, _| wanted(identity));
-        for (zone, _) in registry.zones.iter() {
+        for zone in registry.zones.iter() {
             let identity = Identity(zone.origin.clone());
             let read = zone
                 .certificate
@@ -188,7 +199,7 @@ impl Certificates {
                 .read()
                 .unwrap_or_else(PoisonError::into_inner);
             let registry = certificates.published.load();
-            let rows = registry.zones.iter().filter_map(|(zone, _)| {
+            let rows = registry.zones.iter().filter_map(|zone| {
                 let leaf = leaves.get(&Identity(zone.origin.clone()))?;
                 let ends = leaf
                     .not_after
@@ -209,6 +220,22 @@ impl ResolvesServerCert for Certificates {
         let identity = Self::identity(&registry, &name)?;
         self.leaf(&registry, &identity)
             .map(|leaf| Arc::clone(&leaf.key))
+    }
+}
+
+/// Resolvers and secondaries often name no server: they get the first zone's certificate.
+#[derive(Debug)]
+struct ForDns(Arc<Certificates>);
+
+impl ResolvesServerCert for ForDns {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if hello.server_name().is_some() {
+            return self.0.resolve(hello);
+        }
+        let registry = self.0.published.load();
+        let identity = Identity(registry.zones.first()?.origin.clone());
+        let leaf = self.0.leaf(&registry, &identity)?;
+        Some(Arc::clone(&leaf.key))
     }
 }
 

@@ -40,7 +40,6 @@ pub use crate::{
 
 use crate::{
     access_log::AccessLog,
-    authority::LocalAuthority,
     certificates::Certificates,
     edge::Edge,
     front::{Front, Workers},
@@ -83,13 +82,12 @@ pub fn start(
     sockets: Sockets,
     config: &Config,
     published: &Arc<Published>,
-    authority: LocalAuthority,
+    certificates: Arc<Certificates>,
     sites: Sites,
     name_server: Arc<dyn NameServer>,
     registry: &prometheus::Registry,
 ) -> Result<Server, StartError> {
     let metrics = Metrics::register(registry)?;
-    let certificates = Certificates::new(authority, Arc::clone(published));
     certificates.register(registry)?;
     let log = AccessLog::start(&config.access_log, registry).map_err(StartError::AccessLog)?;
     let acceptor = certificates.acceptor().map_err(StartError::Tls)?;

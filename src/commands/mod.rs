@@ -19,7 +19,7 @@ use crate::output::complain;
 /// Everything wrong in the files: what they say, and the certificates they name.
 pub(crate) fn problems(declared: &Declared) -> Vec<Problem> {
     let mut problems = declared.problems();
-    for (zone, _) in declared.registry().zones.iter() {
+    for zone in declared.registry().zones.iter() {
         let checked = zone
             .certificate
             .as_ref()

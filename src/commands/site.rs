@@ -167,7 +167,6 @@ fn list(declared: &Declared, zone: Option<&str>, output: &Output) -> anyhow::Res
     let zones = registry
         .zones
         .iter()
-        .map(|(each, _)| each)
         .filter(|each| zone.is_none_or(|wanted| each.origin.as_str() == wanted));
     let sites: Vec<(&Arc<Zone>, &Arc<Site>)> = zones
         .flat_map(|zone| zone.sites.iter().map(move |site| (zone, site)))
@@ -186,15 +185,15 @@ fn list(declared: &Declared, zone: Option<&str>, output: &Output) -> anyhow::Res
                 .to_vec(),
         ];
         rows.extend(sites.iter().map(|(zone, site)| {
-            let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+            let text = |value: Option<&str>| value.unwrap_or("-").to_owned();
             let target = Some(site.backend.target()).filter(|target| !target.is_empty());
             vec![
                 site.name.to_string(),
                 urls.preferred(zone, site),
                 site.backend.kind().to_owned(),
-                text(&target),
-                text(&site.owner),
-                text(&site.group),
+                text(target.as_deref()),
+                text(site.owner.as_deref()),
+                text(site.group.as_deref()),
             ]
         }));
         table("", &rows)
@@ -235,8 +234,14 @@ fn show(declared: &Declared, named: &Named, output: &Output) -> anyhow::Result<D
                 "domains",
                 list(site.domains.iter().map(ToString::to_string).collect()),
             ),
-            ("owner", site.owner.clone().unwrap_or_default()),
-            ("group", site.group.clone().unwrap_or_default()),
+            (
+                "owner",
+                site.owner.as_deref().unwrap_or_default().to_owned(),
+            ),
+            (
+                "group",
+                site.group.as_deref().unwrap_or_default().to_owned(),
+            ),
             (
                 "files",
                 files(declared, zone, site)

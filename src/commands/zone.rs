@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::anyhow;
-use common::{Declared, authority::Authority, record::master_line};
+use common::{Declared, authority::Authority, record::master_line, served::Served};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
 
 use super::{complain_of_errors, open};
@@ -25,23 +25,20 @@ pub(crate) fn run(command: &ZoneCommand, config: &Path, output: &Output) -> anyh
 
 fn list(declared: &Declared, output: &Output) -> anyhow::Result<Done> {
     let registry = declared.registry();
-    let forward = registry.zones.iter().map(|(zone, serial)| {
-        (
-            &zone.authority,
-            *serial,
-            zone.sites.len(),
-            zone.file.display().to_string(),
-        )
-    });
-    let reverse = registry.reverse.iter().map(|(zone, serial)| {
-        (
-            &zone.authority,
-            *serial,
-            0,
-            format!("reverse of {}", zone.address),
-        )
-    });
-    let zones: Vec<_> = forward.chain(reverse).collect();
+    let forward = registry
+        .zones
+        .iter()
+        .map(|zone| (zone.sites.len(), zone.file.display().to_string()));
+    let reverse = registry
+        .reverse
+        .iter()
+        .map(|zone| (0, format!("reverse of {}", zone.address)));
+    let zones: Vec<_> = registry
+        .served
+        .iter()
+        .zip(forward.chain(reverse))
+        .map(|(served, (sites, from))| (&served.authority, served.serial, sites, from))
+        .collect();
     let json: Vec<_> = zones
         .iter()
         .map(|(authority, serial, sites, from)| serde_json::json!({ "origin": plain(&authority.apex), "serial": serial, "sites": sites, "from": from }))
@@ -66,7 +63,8 @@ fn list(declared: &Declared, output: &Output) -> anyhow::Result<Done> {
 }
 
 fn show(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Done> {
-    let (authority, serial) = find(declared, origin)?;
+    let served = find(declared, origin)?;
+    let (authority, serial) = (&*served.authority, served.serial);
     let records = authority.records(serial);
     let servers: Vec<&Name> = authority
         .node(&authority.apex)
@@ -134,22 +132,28 @@ fn delegation(authority: &Authority, servers: &[&Name]) -> Vec<String> {
 }
 
 fn export(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Done> {
-    let (authority, serial) = find(declared, origin)?;
-    let lines: Vec<String> = authority.records(serial).iter().map(master_line).collect();
+    let served = find(declared, origin)?;
+    let lines: Vec<String> = served
+        .authority
+        .records(served.serial)
+        .iter()
+        .map(master_line)
+        .collect();
     output.print(&lines, || lines.join("\n") + "\n")?;
     Ok(Done::Well)
 }
 
-fn find<'d>(declared: &'d Declared, origin: &str) -> anyhow::Result<(&'d Authority, u32)> {
-    let registry = declared.registry();
+fn find<'d>(declared: &'d Declared, origin: &str) -> anyhow::Result<&'d Served> {
+    let served = &declared.registry().served;
     let wanted = origin.trim_end_matches('.').to_ascii_lowercase();
-    registry
-        .authorities()
-        .find(|(authority, _)| plain(&authority.apex) == wanted)
+    served
+        .iter()
+        .find(|zone| plain(&zone.authority.apex) == wanted)
+        .map(|zone| &**zone)
         .ok_or_else(|| {
-            let known: Vec<String> = registry
-                .authorities()
-                .map(|(authority, _)| plain(&authority.apex))
+            let known: Vec<String> = served
+                .iter()
+                .map(|zone| plain(&zone.authority.apex))
                 .collect();
             anyhow!("there is no zone {origin}; there are {}", known.join(", "))
         })

@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     container::{self, Container},
     group,
+    labels::Labels,
     name::{HostName, NameError, SiteName},
     paths,
     problem::Position,
@@ -146,12 +147,12 @@ pub(super) fn read<'d>(
                     format!("`{key}` must have 1 to 255 octets and no control characters"),
                 );
             }
-            fits.then(|| written.value.to_owned())
+            fits.then(|| Box::<str>::from(written.value))
         };
         let owner = text("owner", reading);
         let group = text("group", reading);
         if let (Backend::Container(_), Some(name)) = (&backend, &group)
-            && config.groups.of(Some(name)).0 != name.as_str()
+            && config.groups.of(Some(name)).0 != &**name
         {
             reading.warning(
                 key.at,
@@ -163,7 +164,7 @@ pub(super) fn read<'d>(
             owner,
             group,
             aliases,
-            domains,
+            domains: domains.into(),
             backend,
             https,
             position,
@@ -219,20 +220,20 @@ fn backend(table: &Table<'_>, site_at: usize, base: &Path, reading: &mut Reading
                     ),
                 );
             }
-            Backend::Static(folder)
+            Backend::Static(folder.into())
         }),
         Some(&"upstream") => table.string("upstream", reading).and_then(|written| {
             Upstream::parse(written.value)
                 .map_err(|error| reading.error(written.at, error))
                 .ok()
-                .map(Backend::Upstream)
+                .map(|upstream| Backend::Upstream(upstream.into()))
         }),
         Some(&"redirect") => {
             table
                 .string("redirect", reading)
                 .and_then(|written| match Url::parse(written.value) {
                     Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
-                        Some(Backend::Redirect(url))
+                        Some(Backend::Redirect(url.into()))
                     }
                     _ => {
                         reading.error(
@@ -297,12 +298,10 @@ fn container(table: &Table<'_>, base: &Path, reading: &mut Reading<'_>) -> Optio
 }
 
 /// Labels of sites and aliases, each with its site's index.
-pub(super) fn labels(sites: &[Arc<Site>]) -> HashMap<SiteName, u32> {
-    let mut labels = HashMap::with_capacity(sites.len());
-    for (index, site) in (0..).zip(sites) {
-        for name in std::iter::once(&site.name).chain(&site.aliases) {
-            labels.insert(name.clone(), index);
-        }
-    }
-    labels
+pub(super) fn labels(sites: &[Arc<Site>]) -> Labels {
+    let named = (0..).zip(sites).flat_map(|(index, site)| {
+        let names = std::iter::once(&site.name).chain(&site.aliases);
+        names.map(move |name| (name, index))
+    });
+    Labels::new(named)
 }

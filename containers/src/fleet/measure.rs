@@ -129,7 +129,7 @@ impl Fleet {
         let declared = registry
             .zones
             .iter()
-            .flat_map(|(zone, _)| zone.sites.iter())
+            .flat_map(|zone| zone.sites.iter())
             .filter(|site| matches!(site.backend, Backend::Container(_)))
             .count();
         let mut states = BTreeMap::new();

@@ -1,0 +1,444 @@
+//! From the octets of a question to the octets of its answer.
+//!
+//! The common question is parsed in place, its name found in one hash set, and the answer that stands
+//! ready copied behind it: no allocation, no lock, no log line. Everything else goes to
+//! [`general`](crate::general) and comes back here to be cut to size, limited and counted, so that both
+//! ways end alike.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use common::{
+    Published, Registry,
+    answers::{Head, Out, Question},
+};
+use hickory_server::net::xfer::Protocol;
+
+use crate::{
+    cookie::{Cookies, Standing},
+    edns::{self, ExtendedError, Opt},
+    general,
+    limit::{Like, Limiter, Verdict},
+    metrics::Tally,
+};
+
+const HEADER_OCTETS: usize = 12;
+/// A name's octets (RFC 1035 §2.3.4), and how many labels they can be.
+const NAME_OCTETS: usize = 255;
+const LABELS: usize = 128;
+const QR: u8 = 0x80;
+const OPCODE: u8 = 0x78;
+const TC: u8 = 0x02;
+const RD: u8 = 0x01;
+const CD: u8 = 0x10;
+const NXDOMAIN: u8 = 3;
+const REFUSED: u8 = 5;
+
+/// What carries a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams, whose source may be anybody's.
+    Udp,
+    /// A connection.
+    Tcp,
+    /// DNS over TLS (RFC 7858).
+    Tls,
+    /// DNS over HTTPS (RFC 8484).
+    Https,
+}
+
+/// Who asks, how, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) source: SocketAddr,
+    pub(crate) transport: Transport,
+    /// Seconds since 1970, modulo 2^32.
+    pub(crate) now: u32,
+}
+
+/// Answers questions from the published registry; all workers share one.
+pub(crate) struct Responder {
+    pub(crate) published: Arc<Published>,
+    cookies: Cookies,
+    limiter: Limiter,
+    /// What NSID tells (RFC 5001); empty tells nothing.
+    identity: Box<[u8]>,
+}
+
+/// A worker's own room.
+pub(crate) struct Scratch {
+    name: [u8; NAME_OCTETS],
+    starts: [u8; LABELS],
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            name: [0; NAME_OCTETS],
+            starts: [0; LABELS],
+        }
+    }
+}
+
+/// A question read in place.
+struct Read {
+    octets: usize,
+    labels: usize,
+    kind: u16,
+    class: u16,
+    /// Where the question ends in the message.
+    end: usize,
+}
+
+impl Scratch {
+    /// Reads the name at the start of the question section, lower-cased, with type and class.
+    /// Compression has nothing to point at there.
+    #[inline]
+    fn read(&mut self, message: &[u8]) -> Option<Read> {
+        let question = message.get(HEADER_OCTETS..)?;
+        let (mut at, mut labels) = (0, 0);
+        loop {
+            let length = usize::from(*question.get(at)?);
+            if length == 0 {
+                break;
+            }
+            if length > 63 {
+                return None;
+            }
+            let next = at + 1 + length;
+            let label = question.get(at..next)?;
+            let lower = self.name.get_mut(at..next)?;
+            *self.starts.get_mut(labels)? = u8::try_from(at).ok()?;
+            // A length is below every letter: lower-casing leaves it alone.
+            for (lower, octet) in lower.iter_mut().zip(label) {
+                *lower = octet.to_ascii_lowercase();
+            }
+            labels += 1;
+            at = next;
+        }
+        *self.name.get_mut(at)? = 0;
+        let [k1, k2, c1, c2] = *question.get(at + 1..at + 5)?.first_chunk()?;
+        Some(Read {
+            octets: at + 1,
+            labels,
+            kind: u16::from_be_bytes([k1, k2]),
+            class: u16::from_be_bytes([c1, c2]),
+            end: HEADER_OCTETS + at + 5,
+        })
+    }
+}
+
+impl Responder {
+    pub(crate) fn new(
+        published: Arc<Published>,
+        cookies: Cookies,
+        limiter: Limiter,
+        identity: &str,
+    ) -> Self {
+        Self {
+            published,
+            cookies,
+            limiter,
+            identity: identity.as_bytes().into(),
+        }
+    }
+
+    /// Writes the answer to a message into `out`: how many octets; 0 where silence is right.
+    #[inline]
+    pub(crate) fn respond(
+        &self,
+        world: &Registry,
+        tally: &Tally,
+        scratch: &mut Scratch,
+        message: &[u8],
+        asked: &Asked,
+        out: &mut [u8],
+    ) -> usize {
+        // Too short to name an id, or a response: answering either would feed a loop.
+        match message.get(2) {
+            Some(flags) if message.len() >= HEADER_OCTETS && flags & QR == 0 => {}
+            _ => return 0,
+        }
+        self.quick(world, tally, scratch, message, asked, out)
+            .unwrap_or_else(|| self.general(world, tally, scratch, message, asked, out))
+    }
+
+    /// The way of common questions; `None` is for the general path.
+    #[inline]
+    fn quick(
+        &self,
+        world: &Registry,
+        tally: &Tally,
+        scratch: &mut Scratch,
+        message: &[u8],
+        asked: &Asked,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let [_, _, flags, _, 0, 1, 0, 0, 0, 0, 0, extra, ..] = *message else {
+            return None;
+        };
+        if flags & OPCODE != 0 {
+            return None;
+        }
+        let read = scratch.read(message)?;
+        if read.class != 1 || is_special(read.kind) {
+            return None;
+        }
+        let opt = match extra {
+            0 if message.len() == read.end => None,
+            1 => {
+                let (opt, length) = Opt::read(message.get(read.end..)?).ok()??;
+                if read.end + length != message.len() || opt.version != 0 {
+                    return None;
+                }
+                Some(opt)
+            }
+            _ => return None,
+        };
+        let question = Question {
+            name: &scratch.name[..read.octets],
+            starts: &scratch.starts[..read.labels],
+            kind: read.kind,
+            dnssec: opt.is_some_and(|opt| opt.dnssec),
+        };
+        let mut out = Out::after(out, 0);
+        out.put(&message[..read.end]);
+        let mut ending = Ending {
+            asked,
+            message,
+            opt: opt.as_ref(),
+            question_end: read.end,
+            code_high: 0,
+            zone: None,
+            kind: Some(read.kind),
+            name: question.name,
+            error: None,
+        };
+        let head = match world.nearest_octets(question.name, question.starts) {
+            Some((zone, served, apex_at)) => {
+                ending.zone = Some(zone);
+                served.answers.give(served, &question, apex_at, &mut out)?
+            }
+            None => {
+                ending.error = Some(ExtendedError::NotAuthoritative);
+                Head {
+                    code: REFUSED,
+                    ..Head::default()
+                }
+            }
+        };
+        Some(self.finish(tally, head, &ending, out))
+    }
+
+    /// The way of everything else. A panic in a library on some odd message costs that message alone.
+    #[cold]
+    fn general(
+        &self,
+        world: &Registry,
+        tally: &Tally,
+        scratch: &mut Scratch,
+        message: &[u8],
+        asked: &Asked,
+        out: &mut [u8],
+    ) -> usize {
+        let protocol = match asked.transport {
+            Transport::Udp => Protocol::Udp,
+            _ => Protocol::Tcp,
+        };
+        let (opt, response) = match Opt::scan(message) {
+            Ok(opt) => {
+                let respond =
+                    || general::respond(world, message, opt.as_ref(), asked.source, protocol);
+                let Ok(response) = catch_unwind(AssertUnwindSafe(respond)) else {
+                    tracing::error!("a DNS message made a library panic; it got no answer");
+                    return 0;
+                };
+                (opt, response)
+            }
+            Err(edns::Malformed) => (None, general::format_error(message)),
+        };
+        let mut out = Out::after(out, 0);
+        out.put(
+            response
+                .octets
+                .get(..response.question_end)
+                .unwrap_or_default(),
+        );
+        out.put(
+            response
+                .octets
+                .get(response.question_end..)
+                .unwrap_or_default(),
+        );
+        let name = match scratch.read(message) {
+            Some(read) => &scratch.name[..read.octets],
+            None => &[],
+        };
+        let ending = Ending {
+            asked,
+            message,
+            opt: opt.as_ref().filter(|_| response.readable),
+            question_end: response.question_end,
+            code_high: response.code_high,
+            zone: response.zone,
+            kind: response.kind.map(u16::from),
+            name,
+            error: response.error,
+        };
+        self.finish(tally, response.head, &ending, out)
+    }
+
+    /// Cuts an answer to what its transport takes, limits it, writes header and OPT, counts it.
+    #[inline]
+    fn finish(
+        &self,
+        tally: &Tally,
+        mut head: Head,
+        ending: &Ending<'_>,
+        mut out: Out<'_>,
+    ) -> usize {
+        let Ending { asked, opt, .. } = *ending;
+        let (standing, cookie) = edns::greet(opt, &self.cookies, asked.source.ip(), asked.now);
+        let datagram = asked.transport == Transport::Udp;
+        let most = if datagram {
+            Opt::datagram_octets(opt)
+        } else {
+            usize::from(u16::MAX)
+        };
+        let reserved = if opt.is_some() { edns::FIXED_OCTETS } else { 0 };
+        let stranger = datagram && standing == Standing::Unknown;
+        let mut cut = out.is_full() || out.length() + reserved > most || stranger && head.large;
+        if stranger && self.limiter.applies(asked.source.ip()) {
+            match self.limit(head, ending) {
+                Verdict::Send => {}
+                Verdict::Slip => cut = true,
+                Verdict::Drop => {
+                    tally.dropped();
+                    return 0;
+                }
+            }
+        }
+        let mut flags = QR | ending.message[2] & (OPCODE | RD) | head.authoritative;
+        if cut {
+            // Half a set helps nobody (RFC 2181 §9); the OPT stays (RFC 6891 §7).
+            out.cut(ending.question_end);
+            head.counts = [0; 3];
+            flags |= TC;
+        }
+        if opt.is_some() {
+            head.counts[2] += 1;
+            let reply = edns::Reply {
+                code_high: ending.code_high,
+                dnssec: opt.is_some_and(|opt| opt.dnssec),
+                cookie: cookie.as_ref(),
+                nsid: (opt.is_some_and(|opt| opt.nsid) && !self.identity.is_empty())
+                    .then_some(&*self.identity),
+                // What is cut short is not made longer.
+                error: ending.error.filter(|_| !cut),
+            };
+            reply.put(&mut out, most);
+        }
+        tally.count(ending.zone, asked, ending.kind, head.code, ending.code_high);
+        let length = out.length();
+        let header = out.written();
+        header[2] = flags;
+        header[3] = head.code | ending.message[3] & CD;
+        for (at, count) in [6, 8, 10].into_iter().zip(head.counts) {
+            header[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        }
+        length
+    }
+
+    #[cold]
+    fn limit(&self, head: Head, ending: &Ending<'_>) -> Verdict {
+        let like = match (head.code, ending.zone) {
+            (NXDOMAIN, Some(zone)) => Like::Missing(zone),
+            (0, Some(_)) => Like::Name(ending.name),
+            _ => Like::Error,
+        };
+        self.limiter
+            .judge(ending.asked.source.ip(), like, ending.asked.now)
+    }
+}
+
+/// What the end of an answer needs to know of its beginning.
+struct Ending<'m> {
+    asked: &'m Asked,
+    message: &'m [u8],
+    opt: Option<&'m Opt>,
+    question_end: usize,
+    code_high: u8,
+    zone: Option<usize>,
+    kind: Option<u16>,
+    name: &'m [u8],
+    error: Option<ExtendedError>,
+}
+
+/// Types that are no data: OPT, signatures and denials asked for by name, and the range of question and
+/// meta types (RFC 6895 §3.1).
+fn is_special(kind: u16) -> bool {
+    matches!(kind, 0 | 41 | 46 | 47 | 128..=255)
+}
+
+/// Answers messages one by one, for those who bring their own transport: DNS over HTTPS.
+#[derive(Clone)]
+pub struct Answerer {
+    pub(crate) responder: Arc<Responder>,
+    pub(crate) tally: Arc<std::sync::Mutex<Tally>>,
+}
+
+impl std::fmt::Debug for Answerer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answerer").finish_non_exhaustive()
+    }
+}
+
+impl Answerer {
+    /// The response to a message from an address; `None` where silence is right.
+    pub fn answer(&self, message: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
+        let world = self.responder.published.load();
+        let mut tally = self
+            .tally
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        tally.follow(&world);
+        let mut out = vec![0; usize::from(u16::MAX)];
+        let asked = Asked {
+            source,
+            transport: Transport::Https,
+            now: now(),
+        };
+        let length = self.responder.respond(
+            &world,
+            &tally,
+            &mut Scratch::default(),
+            message,
+            &asked,
+            &mut out,
+        );
+        out.truncate(length);
+        (length > 0).then_some(out)
+    }
+}
+
+/// The clock's seconds, for cookies and limits.
+pub(crate) fn now() -> u32 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = since.map_or(0, |since| since.as_secs());
+    u32::try_from(seconds & u64::from(u32::MAX)).unwrap_or(0)
+}
+
+/// Whether an address can be answered: port 0 can't, and a multicast or broadcast source only
+/// amplifies.
+#[inline]
+pub(crate) fn answerable(source: SocketAddr) -> bool {
+    let strange = match source.ip() {
+        IpAddr::V4(v4) => v4.is_broadcast() || v4.is_multicast() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.is_multicast() || v6.is_unspecified(),
+    };
+    source.port() != 0 && !strange
+}

@@ -1,0 +1,236 @@
+//! Connections, plain and over TLS: two octets of length before each message (RFC 1035 §4.2.2), as many
+//! questions as the client sends, answered in the order they come (RFC 7766 §6.2.1.1), and every wait
+//! and number bounded (RFC 9210 §4).
+//!
+//! Each core has a runtime of its own, and each runtime accepts on every socket, as the HTTP front does.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use common::gate::Gate;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    engine::{Asked, Responder, Scratch, Transport, now},
+    metrics::Tally,
+};
+
+/// Accept errors such as "too many open files" repeat at once; this keeps them from spinning.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What most questions fit.
+const QUESTION_OCTETS: usize = 1_024;
+/// Answers to pipelined questions go out together up to this size.
+const FLUSH_OCTETS: usize = 16 << 10;
+const LENGTH_OCTETS: usize = 2;
+
+/// Where connections come from.
+pub(crate) enum Door {
+    Plain(TcpListener),
+    Tls(TcpListener, TlsAcceptor),
+}
+
+/// What all connections share.
+pub(crate) struct Streams {
+    pub(crate) responder: Arc<Responder>,
+    pub(crate) gate: Arc<Gate>,
+    /// Silence after which a connection ends (RFC 7766 §6.2.3).
+    pub(crate) idle: Duration,
+}
+
+/// One core's worker: accepts on every door until told to stop.
+pub(crate) async fn serve(
+    doors: Vec<Door>,
+    streams: Arc<Streams>,
+    tally: Tally,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    // One thread, so no two hold it at once; connections borrow it between waits.
+    let tally = std::rc::Rc::new(std::cell::RefCell::new(Worker {
+        tally,
+        scratch: Scratch::default(),
+        answer: vec![0; LENGTH_OCTETS + usize::from(u16::MAX)].into(),
+    }));
+    let local = tokio::task::LocalSet::new();
+    for door in doors {
+        let (listener, acceptor, transport) = match door {
+            Door::Plain(listener) => (listener, None, Transport::Tcp),
+            Door::Tls(listener, acceptor) => (listener, Some(acceptor), Transport::Tls),
+        };
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (streams, worker) = (Arc::clone(&streams), std::rc::Rc::clone(&tally));
+        local.spawn_local(accept(listener, acceptor, transport, streams, worker));
+    }
+    local
+        .run_until(async move {
+            // The sender's end is a stop too.
+            stop.wait_for(|stop| *stop)
+                .await
+                .map(drop)
+                .unwrap_or_default();
+        })
+        .await;
+    Ok(())
+}
+
+/// What a worker's connections share, one at a time.
+pub(crate) struct Worker {
+    tally: Tally,
+    scratch: Scratch,
+    answer: Box<[u8]>,
+}
+
+type Shared = std::rc::Rc<std::cell::RefCell<Worker>>;
+
+async fn accept(
+    listener: tokio::net::TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    transport: Transport,
+    streams: Arc<Streams>,
+    worker: Shared,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, source)) => {
+                    // Over the limit the connection is closed, not queued.
+                    let Some(pass) = streams.gate.enter(source.ip()) else { continue };
+                    let (streams, worker) = (Arc::clone(&streams), std::rc::Rc::clone(&worker));
+                    let acceptor = acceptor.clone();
+                    connections.spawn_local(async move {
+                        let talk = Talk { source, transport, streams: &streams, worker: &worker };
+                        let ended = talk.open(stream, acceptor).await;
+                        if let Err(error) = ended {
+                            tracing::debug!(%error, %source, "DNS connection ended");
+                        }
+                        drop(pass);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "can't accept a DNS connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+        }
+    }
+}
+
+/// One connection.
+struct Talk<'s> {
+    source: SocketAddr,
+    transport: Transport,
+    streams: &'s Streams,
+    worker: &'s Shared,
+}
+
+impl Talk<'_> {
+    async fn open(&self, stream: TcpStream, acceptor: Option<TlsAcceptor>) -> io::Result<()> {
+        match acceptor {
+            None => self.converse(stream).await,
+            Some(acceptor) => {
+                let shaken = timeout(self.streams.idle, acceptor.accept(stream)).await??;
+                self.converse(shaken).await
+            }
+        }
+    }
+
+    async fn converse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+        let idle = self.streams.idle;
+        let mut questions = Vec::with_capacity(QUESTION_OCTETS);
+        let mut answers = Vec::new();
+        loop {
+            // One deadline for a whole message: dripping does not extend it.
+            let whole = timeout(idle, async {
+                while frame(&questions).is_none() {
+                    if let Some(length) = length_of(&questions) {
+                        questions.reserve(LENGTH_OCTETS + length - questions.len());
+                    }
+                    if stream.read_buf(&mut questions).await? == 0 {
+                        return Ok(false);
+                    }
+                }
+                io::Result::Ok(true)
+            });
+            match whole.await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) | Err(_) => return Ok(()),
+                Ok(Err(error)) => return Err(error),
+            }
+            let mut taken = 0;
+            while let Some(message) = frame(&questions[taken..]) {
+                taken += LENGTH_OCTETS + message.len();
+                if !self.answer(message, &mut answers) {
+                    return Ok(());
+                }
+                if answers.len() > FLUSH_OCTETS {
+                    timeout(idle, stream.write_all(&answers)).await??;
+                    answers.clear();
+                }
+            }
+            questions.drain(..taken);
+            // Lengths and messages together (RFC 7766 §8).
+            timeout(idle, stream.write_all(&answers)).await??;
+            timeout(idle, stream.flush()).await??;
+            answers.clear();
+            // One large answer must not keep its memory for as long as the connection lasts.
+            answers.shrink_to(FLUSH_OCTETS);
+        }
+    }
+
+    /// Adds the answer to a message; `false` where the connection should end instead.
+    fn answer(&self, message: &[u8], answers: &mut Vec<u8>) -> bool {
+        let mut worker = self.worker.borrow_mut();
+        let Worker {
+            tally,
+            scratch,
+            answer,
+        } = &mut *worker;
+        let responder = &self.streams.responder;
+        let world = responder.published.load();
+        tally.follow(&world);
+        let asked = Asked {
+            source: self.source,
+            transport: self.transport,
+            now: now(),
+        };
+        let length = responder.respond(
+            &world,
+            tally,
+            scratch,
+            message,
+            &asked,
+            &mut answer[LENGTH_OCTETS..],
+        );
+        let Ok(framed) = u16::try_from(length) else {
+            return false;
+        };
+        answer[..LENGTH_OCTETS].copy_from_slice(&framed.to_be_bytes());
+        answers.extend_from_slice(&answer[..LENGTH_OCTETS + length]);
+        length > 0
+    }
+}
+
+fn length_of(octets: &[u8]) -> Option<usize> {
+    let [high, low, ..] = octets else {
+        return None;
+    };
+    Some(usize::from(u16::from_be_bytes([*high, *low])))
+}
+
+/// The first whole message of what was read.
+pub(crate) fn frame(octets: &[u8]) -> Option<&[u8]> {
+    octets.get(LENGTH_OCTETS..LENGTH_OCTETS + length_of(octets)?)
+}
