@@ -1,6 +1,11 @@
-"""Questions and what became of them: dnsperf for the load, a socket of our own for a single one."""
+"""Questions and what became of them.
+
+dnsperf is the load over UDP. Two small programs beside it do what it can't, and report like it:
+tcp_load.c many short connections, udp_flood.c a flood that waits for no answers.
+"""
 
 import collections
+import pathlib
 import random
 import re
 import socket
@@ -8,7 +13,9 @@ import struct
 import subprocess
 
 from bench import CLIENT_CPU, Failure
-from dns_zones import ADDRESS, ORIGIN, REVERSE, site
+from dns_zones import ADDRESS, ORIGIN, REVERSE, run, site
+
+PATIENCE = 120
 
 Answers = collections.namedtuple("Answers", "sent completed lost seconds octets codes")
 
@@ -36,12 +43,6 @@ def existing(folder, names):
     return lines(folder / "existing", (f"{site(chance.randrange(names))}.{ORIGIN} A" for _ in range(50_000)))
 
 
-def absent(folder):
-    """Random names, hardly one twice: the flood that no cache of answers helps against."""
-    chance = random.Random(3)
-    return lines(folder / "absent", (f"{chance.getrandbits(60):x}.{ORIGIN} A" for _ in range(500_000)))
-
-
 def lines(path, texts):
     path.write_text("".join(f"{text}\n" for text in texts))
     return path
@@ -65,20 +66,41 @@ def right(port, name):
     return reply == question or (reply[3] & 15 == 0 and socket.inet_aton(ADDRESS) in reply)
 
 
-def dnsperf(port, file, seconds, *more, cpus=CLIENT_CPU):
-    """Starts dnsperf with EDNS; `finish` waits for it."""
-    command = ["taskset", "-c", cpus, "dnsperf", "-s", "127.0.0.1", "-p", port, "-d", file, "-e", "-l", seconds, *more]
-    return subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(command, cpus=CLIENT_CPU):
+    """Starts a load; `finish` waits for it."""
+    words = ["taskset", "-c", cpus, *map(str, command)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def dnsperf(port, file, seconds, *more):
+    """Questions with EDNS for some seconds."""
+    return ["dnsperf", "-s", "127.0.0.1", "-p", port, "-d", file, "-e", "-l", seconds, *more]
+
+
+def compiled(folder, name):
+    """A program from name.c beside this file. As it's C, none of the code that is measured is in it."""
+    binary = folder / name
+    if not binary.exists():
+        run(folder, "cc", "-O2", "-o", binary, pathlib.Path(__file__).with_name(f"{name}.c"))
+    return binary
 
 
 def finish(child):
-    """What dnsperf counted: octets are those of the average answer, codes a count by name."""
-    said, _ = child.communicate()
+    """What a load counted: octets are those of the average answer, codes a count by name.
+
+    dnsperf can hang where answers fail to come, so there is an end to waiting.
+    """
+    try:
+        said, _ = child.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired as late:
+        child.kill()
+        child.wait()
+        raise Failure(f"{' '.join(child.args)}: no end after {PATIENCE} s") from late
 
     def number(label):
         found = re.search(label + r"\s+([\d.]+)", said)
         if child.returncode or not found:
-            raise Failure(f"dnsperf failed:\n{said[-2000:]}")
+            raise Failure(f"{' '.join(child.args)} failed:\n{said[-2000:]}")
         return float(found[1])
 
     sent, completed, lost = (int(number(f"Queries {what}:")) for what in ("sent", "completed", "lost"))
@@ -87,10 +109,10 @@ def finish(child):
     return Answers(sent, completed, lost, number(r"Run time \(s\):"), octets, codes)
 
 
-def ask(server, file, seconds, *more, cpus=CLIENT_CPU):
+def ask(server, command, cpus=CLIENT_CPU):
     """One round of load. A server that loses questions or answers with errors isn't measured but told."""
-    answers = finish(dnsperf(server.port, file, seconds, *more, cpus=cpus))
-    if answers.lost > 0.001 * answers.sent:
+    answers = finish(start(command, cpus))
+    if not answers.completed or answers.lost > 0.001 * answers.sent:
         raise Failure(f"{server.name} left more than one in a thousand questions unanswered: {answers}")
     if set(answers.codes) - {"NOERROR", "NXDOMAIN"}:
         raise Failure(f"{server.name} answered with errors: {answers.codes}")

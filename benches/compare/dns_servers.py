@@ -86,9 +86,7 @@ def arena(names, **more):
 
 def echo(here, port, _threads):
     """The floor: a loop that sends datagrams back, batched like Nuage, compiled on the spot."""
-    source = pathlib.Path(__file__).with_name("udp_echo.c")
-    dns_zones.run(here.folder, "cc", "-O2", "-o", here.folder / "udp_echo", source)
-    return [here.folder / "udp_echo", "127.0.0.1", str(port)]
+    return [dns_load.compiled(here.folder, "udp_echo"), "127.0.0.1", str(port)]
 
 
 def nuage(here, port, _threads):
@@ -115,6 +113,7 @@ names = 8
 {"dnssec = true" if here.signed else ""}
 [dns]
 listen = ["127.0.0.1:{port}"]
+tcp_connections_per_address = 1000
 rate_limit = 200
 rate_limit_exempt = ["{here.exempt}"]
 [http]
@@ -169,7 +168,7 @@ def drop(file, line):
 
 def nsd(here, port, threads):
     """No database file (less memory, as nsd.conf(5) says), SO_REUSEPORT where there are two processes
-    (nsd.conf(5) recommends it there alone), and minimal responses, which Knot and Nuage always give."""
+    (nsd.conf(5) recommends it there alone), and minimal responses, which Knot and Nuage always give. No rate limit, so no table for one either."""
     here.zones()
     config = here.folder / f"nsd-{port}.conf"
     zones = "".join(f"zone:\n  name: {origin}\n  zonefile: {origin}\n" for origin in (ORIGIN, REVERSE))
@@ -189,6 +188,7 @@ def nsd(here, port, threads):
   minimal-responses: yes
   tcp-count: 1000
   rrl-ratelimit: 0
+  rrl-size: 1
 remote-control:
   control-enable: no
 {zones}''')
