@@ -1,6 +1,9 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -82,6 +85,37 @@ Roles, for two processes under two users (see docs/deploy.md):
     /// List, show and export DNS zones.
     #[command(subcommand)]
     Zone(ZoneCommand),
+    /// Find out why a name or a zone can't be found from outside, and say what to do.
+    ///
+    /// Asks what every resolver asks: the parent zone's servers for the delegation, each name server
+    /// for the zone, a resolver for the name and for the names of our addresses. Changes nothing. It
+    /// takes 30 seconds at most. Exit code 0 when there is no error; warnings alone do not count.
+    #[command(after_help = "\
+Examples:
+  nuage doctor sites.school.example                 a zone: its delegation and its name servers
+  nuage doctor alice                                the same, and whether alice resolves
+  nuage doctor www.alice.example                    a foreign domain of a site
+  nuage doctor 10.2.0.192.in-addr.arpa              a reverse zone; 192.0.2.10 means the same
+  nuage doctor alice --resolver 9.9.9.9             as others see it
+
+What the findings are about:
+  resolver      the one that is asked; all others are found through it
+  parent        the zone above ours must name our name servers, in NS records
+  glue          it must hold the addresses of those of them whose names lie inside our zone
+  DS            it holds one only if our zone is signed, else validating resolvers refuse our names
+  name server   each must answer for the zone with authority, over UDP and TCP, with the same serial
+  name          the name must lead to the addresses of [address] in nuage.toml
+  reverse       these addresses must lead back to a name
+
+Ask from outside your network too: a firewall or a resolver that knows more than others hides faults.")]
+    Doctor {
+        /// A site's name, alias or domain, the origin of a zone, or one of our addresses.
+        #[arg(value_name = "NAME|ORIGIN")]
+        name: String,
+        /// The resolver to ask; by default the first of /etc/resolv.conf.
+        #[arg(long, value_name = "ADDR[:PORT]", value_parser = resolver)]
+        resolver: Option<SocketAddr>,
+    },
     /// Print the certificate of the local authority, for browsers and systems to trust.
     Ca,
     /// Print the completions of a shell.
@@ -302,6 +336,18 @@ pub(crate) enum ZoneCommand {
     },
 }
 
+/// A resolver's address, its port 53 unless named.
+fn resolver(text: &str) -> Result<SocketAddr, String> {
+    let bare = text
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>()
+        .map(|address| SocketAddr::new(address, 53));
+    bare.or_else(|_| text.parse()).map_err(|_| {
+        "write an address, such as 9.9.9.9, 2620:fe::fe, 127.0.0.1:5353 or [::1]:5353".to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,5 +356,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_resolver_is_an_address_with_or_without_a_port() {
+        for (text, want) in [
+            ("9.9.9.9", "9.9.9.9:53"),
+            ("127.0.0.1:5353", "127.0.0.1:5353"),
+            ("::1", "[::1]:53"),
+            ("[::1]", "[::1]:53"),
+            ("[::1]:5353", "[::1]:5353"),
+        ] {
+            assert_eq!(resolver(text), Ok(want.parse().unwrap()));
+        }
+        assert!(resolver("dns.example").is_err());
     }
 }

@@ -30,6 +30,9 @@ fn main() -> ExitCode {
         Command::Check => commands::check::check(&args.config, &output),
         Command::Site(command) => commands::site::run(*command, &args.config, &output),
         Command::Zone(command) => commands::zone::run(&command, &args.config, &output),
+        Command::Doctor { name, resolver } => {
+            commands::doctor::run(&name, resolver, &args.config, &output)
+        }
         Command::Ca => commands::ca::print(&args.config, &output),
         Command::Completions { shell } => commands::completions::print(shell, &output),
     };

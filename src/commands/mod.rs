@@ -4,6 +4,8 @@ pub(crate) mod ca;
 pub(crate) mod capacity;
 pub(crate) mod check;
 pub(crate) mod completions;
+mod delegation;
+pub(crate) mod doctor;
 pub(crate) mod running;
 pub(crate) mod site;
 pub(crate) mod uninstall;

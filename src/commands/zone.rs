@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use anyhow::anyhow;
-use common::{Declared, authority::Authority, record::master_line, served::Served};
-use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
+use common::{Declared, record::master_line, served::Served};
 
-use super::{complain_of_errors, open};
+use super::{
+    complain_of_errors,
+    delegation::{self, plain},
+    open,
+};
 use crate::{
     args::ZoneCommand,
     output::{Done, Output, table},
@@ -66,16 +69,8 @@ fn show(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Do
     let served = find(declared, origin)?;
     let (authority, serial) = (&*served.authority, served.serial);
     let records = authority.records(serial);
-    let servers: Vec<&Name> = authority
-        .node(&authority.apex)
-        .into_iter()
-        .flat_map(|node| node.of_type(RecordType::NS))
-        .filter_map(|record| match &record.data {
-            RData::NS(server) => Some(&server.0),
-            _ => None,
-        })
-        .collect();
-    let delegation = delegation(authority, &servers);
+    let servers = delegation::servers(authority);
+    let delegation = delegation::lines(authority);
     let json = serde_json::json!({
         "origin": plain(&authority.apex),
         "serial": serial,
@@ -109,28 +104,6 @@ fn show(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Do
     Ok(Done::Well)
 }
 
-/// What the parent zone holds: NS, and addresses of servers inside the zone.
-fn delegation(authority: &Authority, servers: &[&Name]) -> Vec<String> {
-    let apex = Name::from(&authority.apex);
-    let ns = servers.iter().map(|server| {
-        Record::from_rdata(
-            apex.clone(),
-            authority.ttl,
-            RData::NS(hickory_proto::rr::rdata::NS((*server).clone())),
-        )
-    });
-    let inside = servers.iter().filter(|server| apex.zone_of(server));
-    let glue = inside
-        .filter_map(|server| authority.node(&LowerName::new(server)))
-        .flat_map(|node| {
-            node.records
-                .iter()
-                .filter(|record| record.record_type().is_ip_addr())
-                .cloned()
-        });
-    ns.chain(glue).map(|record| master_line(&record)).collect()
-}
-
 fn export(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Done> {
     let served = find(declared, origin)?;
     let lines: Vec<String> = served
@@ -157,9 +130,4 @@ fn find<'d>(declared: &'d Declared, origin: &str) -> anyhow::Result<&'d Served> 
                 .collect();
             anyhow!("there is no zone {origin}; there are {}", known.join(", "))
         })
-}
-
-/// An origin as people write it: no final dot, no escaped slash.
-fn plain(name: &LowerName) -> String {
-    name.to_string().trim_end_matches('.').replace("\\/", "/")
 }
