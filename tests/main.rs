@@ -13,6 +13,7 @@ mod cli;
 mod client;
 mod containers;
 mod doh;
+mod doctor;
 mod harness;
 mod http;
 mod limits;

@@ -236,10 +236,7 @@ async fn examine(declared: &Declared, subject: &Subject<'_>, resolver: SocketAdd
     Report {
         zone: plain(&origin),
         name: subject.name.as_ref().map(|(name, _)| plain(name)),
-        resolver: match resolver.port() {
-            53 => resolver.ip().to_string(),
-            _ => resolver.to_string(),
-        },
+        resolver: asker.resolver(),
         findings,
     }
 }

@@ -109,8 +109,12 @@ impl Asker {
         }
     }
 
-    pub(super) fn resolver(&self) -> SocketAddr {
-        self.resolver
+    /// The resolver as people write it: its port only where it is another than 53.
+    pub(super) fn resolver(&self) -> String {
+        match self.resolver.port() {
+            53 => self.resolver.ip().to_string(),
+            _ => self.resolver.to_string(),
+        }
     }
 
     /// What the resolver says to visitors.
@@ -344,12 +348,12 @@ pub(super) fn addresses(message: &Message, name: &Name) -> Vec<IpAddr> {
 pub(super) fn code(code: ResponseCode) -> String {
     match code {
         ResponseCode::NoError => "NOERROR".to_owned(),
-        ResponseCode::FormErr => "FORMERR (the question is not understood)".to_owned(),
-        ResponseCode::ServFail => "SERVFAIL (the server failed)".to_owned(),
-        ResponseCode::NXDomain => "NXDOMAIN (no such name)".to_owned(),
-        ResponseCode::NotImp => "NOTIMP (not implemented)".to_owned(),
+        ResponseCode::FormErr => "FORMERR, the question is not understood".to_owned(),
+        ResponseCode::ServFail => "SERVFAIL, it failed".to_owned(),
+        ResponseCode::NXDomain => "NXDOMAIN, no such name".to_owned(),
+        ResponseCode::NotImp => "NOTIMP, not implemented".to_owned(),
         ResponseCode::Refused => "REFUSED".to_owned(),
-        ResponseCode::NotAuth => "NOTAUTH (no authority for the zone)".to_owned(),
+        ResponseCode::NotAuth => "NOTAUTH, no authority for the zone".to_owned(),
         other => format!("response code {}", u16::from(other)),
     }
 }

@@ -117,21 +117,29 @@ impl Report {
         const SEVERITY: usize = "warning".len();
         const SUBJECT: usize = "name server".len();
         let indent = " ".repeat(SEVERITY + SUBJECT + 4);
+        let mut told: Vec<&String> = Vec::new();
         for finding in &self.findings {
             let (word, subject) = (finding.severity.word(), finding.subject);
             text.push_str(&format!(
                 "{word:<SEVERITY$}  {subject:<SUBJECT$}  {}\n",
                 finding.found
             ));
-            if let Some(cure) = &finding.cure {
-                text.push_str(&format!("{indent}asked: {}\n", finding.asked));
-                let mut lines = cure.lines();
-                let first = lines.next().unwrap_or_default();
-                text.push_str(&format!("{indent}cure:  {first}\n"));
-                for line in lines {
-                    // Ready to be copied: records keep their tabs.
-                    text.push_str(&format!("{indent}  {line}\n"));
-                }
+            let Some(cure) = &finding.cure else {
+                continue;
+            };
+            text.push_str(&format!("{indent}asked: {}\n", finding.asked));
+            // Several faults may have one cure, and it may be long.
+            if told.contains(&cure) {
+                text.push_str(&format!("{indent}cure:  as above\n"));
+                continue;
+            }
+            told.push(cure);
+            let mut lines = cure.lines();
+            let first = lines.next().unwrap_or_default();
+            text.push_str(&format!("{indent}cure:  {first}\n"));
+            for line in lines {
+                // Ready to be copied: records keep their tabs.
+                text.push_str(&format!("{indent}  {line}\n"));
             }
         }
         let (errors, warnings) = (self.count(Severity::Error), self.count(Severity::Warning));
@@ -166,6 +174,12 @@ mod tests {
                     "there is none",
                     "add:\nns1.w.example.\t300\tIN\tA\t192.0.2.10",
                 ),
+                Finding::warning(
+                    "glue",
+                    "a.example (192.0.2.1) for w.example NS",
+                    "and none here",
+                    "add:\nns1.w.example.\t300\tIN\tA\t192.0.2.10",
+                ),
             ],
         };
         let want = "alice.w.example, as the resolver 127.0.0.3 sees it\n\
@@ -175,8 +189,11 @@ mod tests {
             \x20                     asked: a.example (192.0.2.1) for w.example NS\n\
             \x20                     cure:  add:\n\
             \x20                       ns1.w.example.\t300\tIN\tA\t192.0.2.10\n\
+            warning  glue         and none here\n\
+            \x20                     asked: a.example (192.0.2.1) for w.example NS\n\
+            \x20                     cure:  as above\n\
             \n\
-            1 error\n";
+            1 error, 1 warning\n";
         assert_eq!(report.text(), want);
     }
 }

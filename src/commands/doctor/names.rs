@@ -15,6 +15,9 @@ use super::{
 };
 use crate::commands::delegation::plain;
 
+/// The cure where a resolver is silent that answered other questions before.
+const STUCK: &str = "it answered before, so it is waiting for servers that don't answer it: put right what is found above, and ask again";
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'w> {
@@ -55,8 +58,8 @@ fn judge(
             return Some(Finding::error(
                 SUBJECT,
                 asked,
-                format!("the resolver {silence}"),
-                "see the resolver, or name another with --resolver ADDR",
+                format!("{name} {kind} does not resolve: the resolver {silence}"),
+                STUCK,
             ));
         }
     };
@@ -195,8 +198,8 @@ fn judge_back(
         Ok(message) => message,
         Err(silence) => {
             return bad(
-                format!("the resolver {silence}"),
-                "see the resolver, or name another with --resolver ADDR".to_owned(),
+                format!("{at} has no name: the resolver {silence}"),
+                STUCK.to_owned(),
             );
         }
     };

@@ -100,7 +100,7 @@ async fn enclosing(asker: &Asker, origin: &Name) -> Result<Name, Finding> {
                     "resolver",
                     asked,
                     format!("{} refuses to resolve for us", asker.resolver()),
-                    "let this machine use it, or name another with --resolver ADDR",
+                    "let this machine use it, or name another with --resolver ADDR; a server that answers only for its own zones, as nuage does, is no resolver",
                 ));
             }
             Ok(message) if ask::negative_or_good(&message) => {
