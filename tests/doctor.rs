@@ -21,6 +21,8 @@ struct World<'w> {
     reverse: bool,
     /// w.example at 127.0.0.4, by another server of this serial.
     secondary: Option<u32>,
+    /// Whether the parent is signed, and the resolver validates.
+    signed: bool,
     /// More of the root zone, and of nuage.toml.
     more: [&'w str; 2],
 }
@@ -30,6 +32,7 @@ const RIGHT: World<'_> = World {
     parent: GLUE,
     reverse: true,
     secondary: None,
+    signed: false,
     more: ["", ""],
 };
 
@@ -38,6 +41,12 @@ const RIGHT: World<'_> = World {
 const SCRIPT: &str = "set -eu
 ip link set lo up
 for host in 2 3 4 10; do ip address add 127.0.0.$host/8 dev lo; done
+if test -e @DIR@/signed; then
+  dnssec-keygen -q -a ECDSAP256SHA256 -f KSK -K @DIR@ example > @DIR@/key
+  dnssec-signzone -q -S -z -K @DIR@ -d @DIR@ -o example @DIR@/example > @DIR@/sign.log 2>&1
+  mv @DIR@/example.signed @DIR@/example
+  cp @DIR@/$(cat @DIR@/key).key @DIR@/anchor
+fi
 named -f -c @DIR@/named.conf 2> @DIR@/named.log & all=$!
 unbound -d -c @DIR@/unbound.conf 2> @DIR@/unbound.log & all=\"$all $!\"
 @NUAGE@ serve --config @DIR@/nuage.toml > @DIR@/serve.log 2>&1 & all=\"$all $!\"
@@ -109,8 +118,16 @@ impl World<'_> {
             );
             folder.write("w.example", &format!("w.example. 60 IN SOA a. b. {serial} 60 60 60 60\n{GLUE}w.example. 60 IN NS ns.other.example.\nalice.w.example. 60 IN A 127.0.0.10\nalice.w.example. 60 IN AAAA ::1\n"));
         }
+        let validator = if self.signed {
+            folder.write("signed", "");
+            format!(
+                "  module-config: \"validator iterator\"\n  trust-anchor-file: \"{dir}/anchor\"\n"
+            )
+        } else {
+            "  module-config: \"iterator\"\n".to_owned()
+        };
         folder.write("hints", ". 60 IN NS a.\na. 60 IN A 127.0.0.2\n");
-        folder.write("unbound.conf", &format!("server:\n  interface: 127.0.0.3\n  access-control: 127.0.0.0/8 allow\n  chroot: \"\"\n  username: \"\"\n  directory: \"{dir}\"\n  pidfile: \"\"\n  use-syslog: no\n  do-not-query-localhost: no\n  root-hints: \"hints\"\n  module-config: \"iterator\"\n  local-zone: \"127.in-addr.arpa.\" nodefault\n  local-zone: \"{}.\" nodefault\nremote-control:\n  control-enable: no\n", REVERSE[1]));
+        folder.write("unbound.conf", &format!("server:\n  interface: 127.0.0.3\n  access-control: 127.0.0.0/8 allow\n  chroot: \"\"\n  username: \"\"\n  directory: \"{dir}\"\n  pidfile: \"\"\n  use-syslog: no\n  do-not-query-localhost: no\n  root-hints: \"hints\"\n{validator}  local-zone: \"127.in-addr.arpa.\" nodefault\n  local-zone: \"{}.\" nodefault\nremote-control:\n  control-enable: no\n", REVERSE[1]));
         let lines: String = commands
             .iter()
             .map(|command| {
@@ -445,9 +462,10 @@ fn a_ds_for_a_zone_without_signatures_is_told() {
     let ds = format!("12345 13 2 {}", "AB".repeat(32));
     let world = World {
         parent: &format!("{GLUE}w.example. 60 IN DS {ds}\n"),
+        signed: true,
         ..RIGHT
     };
-    let (code, findings) = world.findings("w.example");
+    let (code, findings) = world.findings("alice");
     assert_eq!(code, 1);
     let found = bad(&findings, "error", "DS");
     assert!(
@@ -459,6 +477,21 @@ fn a_ds_for_a_zone_without_signatures_is_told() {
         found.cure.ends_with(&format!("\nw.example.\tIN\tDS\t{ds}")),
         "{found:?}"
     );
+    // What a visitor of this resolver sees, and that nothing else is the reason.
+    let mut names = findings.iter().filter(|f| f.subject == "name");
+    assert!(
+        names.all(|f| f.severity == "error" && f.found.contains("its signatures are not valid")),
+        "{findings:#?}"
+    );
+    let server = findings.iter().find(|f| f.subject == "name server");
+    assert_eq!(server.unwrap().severity, "ok");
+
+    let (code, findings) = World {
+        signed: true,
+        ..RIGHT
+    }
+    .findings("alice");
+    assert_eq!(code, 0, "{findings:#?}");
 }
 
 #[test]

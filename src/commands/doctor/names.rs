@@ -55,7 +55,12 @@ fn judge(
     let message = match answer {
         Ok(message) => message,
         Err(silence) => {
-            return Some(Finding::error(
+            let severity = match silence {
+                Silence::Late => Severity::Warning,
+                _ => Severity::Error,
+            };
+            return Some(Finding::bad(
+                severity,
                 SUBJECT,
                 asked,
                 format!("{name} {kind} does not resolve: the resolver {silence}"),

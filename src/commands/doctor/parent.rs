@@ -177,7 +177,13 @@ pub(super) async fn look(asker: &Asker, parent: &Parent, own: &Own<'_>) -> Seen 
         said.push((server, view));
     }
     let mut findings = judge(parent, own, &said);
-    findings.extend(judge_ds(parent, own, &held));
+    // Without a delegation there is nothing a DS could speak of.
+    if said
+        .iter()
+        .any(|(_, view)| matches!(view, View::Delegates(_)))
+    {
+        findings.extend(judge_ds(parent, own, &held));
+    }
     let names: BTreeSet<Name> = said
         .into_iter()
         .filter_map(|(_, view)| match view {
@@ -256,7 +262,6 @@ fn names(records: &[Record], zone: &Name) -> Vec<Name> {
             RData::NS(server) => Some(server.0.to_lowercase()),
             _ => None,
         })
-        .take(MOST_SERVERS)
         .collect()
 }
 
@@ -307,10 +312,18 @@ fn judge(parent: &Parent, own: &Own<'_>, said: &[(Server, View)]) -> Vec<Finding
             None => views.push((view, vec![server])),
         }
     }
-    let speak =
-        |view: &View| matches!(view, View::Delegates(_) | View::Nothing(_) | View::Below(_));
-    let useful = views.iter().filter(|(view, _)| speak(view)).count();
-    if useful == 0 {
+    // What each says of the delegation itself; one that serves both zones need not send glue.
+    let mut kinds: Vec<Option<&BTreeSet<Name>>> = views
+        .iter()
+        .filter_map(|(view, _)| match view {
+            View::Delegates(delegation) => Some(Some(&delegation.names)),
+            View::Nothing(_) | View::Below(_) => Some(None),
+            View::Lame(_) | View::Silent(_) => None,
+        })
+        .collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    if kinds.is_empty() {
         findings.push(Finding::error(
             SUBJECT,
             asked(&said.iter().map(|(server, _)| server).collect::<Vec<_>>()),
@@ -320,7 +333,7 @@ fn judge(parent: &Parent, own: &Own<'_>, said: &[(Server, View)]) -> Vec<Finding
             ),
         ));
     }
-    if useful > 1 {
+    if kinds.len() > 1 {
         findings.push(Finding::warning(
             SUBJECT,
             asked(&said.iter().map(|(server, _)| server).collect::<Vec<_>>()),
@@ -680,6 +693,18 @@ mod tests {
         itself.metadata.authoritative = true;
         itself.add_answer(ns("w.example.", "ns1.w.example."));
         itself.add_answer(ns("w.example.", "ns.other.example."));
-        assert_eq!(judged(&[itself]), [(Ok, "parent")]);
+        assert_eq!(judged(std::slice::from_ref(&itself)), [(Ok, "parent")]);
+        // That is no disagreement with one that refers.
+        let refers = referral(
+            &itself.answers,
+            &[
+                at("ns1.w.example.", "192.0.2.10"),
+                at("ns1.w.example.", "2001:db8::10"),
+            ],
+        );
+        assert_eq!(
+            judged(&[itself, refers]),
+            [(Ok, "parent"), (Ok, "parent"), (Ok, "glue")]
+        );
     }
 }
