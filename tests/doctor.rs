@@ -1,9 +1,9 @@
 //! `nuage doctor` in worlds of its own, right ones and wrong ones: BIND is the root and the parent,
 //! unbound the resolver, nuage on port 53, in a network namespace where nobody else is.
 
-use std::fs;
+use std::{fs, time::Instant};
 
-use crate::harness::{Folder, Ran, run};
+use crate::harness::{Folder, PATIENCE, Ran, run};
 
 const REVERSE: [&str; 2] = [
     "10.0.0.127.in-addr.arpa",
@@ -41,6 +41,8 @@ const RIGHT: World<'_> = World {
 const SCRIPT: &str = "set -eu
 ip link set lo up
 for host in 2 3 4 10; do ip address add 127.0.0.$host/8 dev lo; done
+# Whoever writes there never hears anything.
+ip route add 192.0.2.0/24 dev lo
 if test -e @DIR@/signed; then
   dnssec-keygen -q -a ECDSAP256SHA256 -f KSK -K @DIR@ example > @DIR@/key
   dnssec-signzone -q -S -z -K @DIR@ -d @DIR@ -o example @DIR@/example > @DIR@/sign.log 2>&1
@@ -379,6 +381,33 @@ fn a_secondary_that_is_not_there_is_told() {
         server.cure.contains("take ns.other.example out of"),
         "{server:?}"
     );
+}
+
+#[test]
+fn silence_is_told_and_waited_for_only_so_long() {
+    let world = World {
+        nameservers: "\"ns1.w.example\", \"ns.far.example\"",
+        parent: &format!(
+            "{GLUE}w.example. 60 IN NS ns.far.example.\nns.far.example. 60 IN A 192.0.2.4\n"
+        ),
+        ..RIGHT
+    };
+    let started = Instant::now();
+    let (code, findings) = world.findings("w.example --resolver 192.0.2.53");
+    assert_eq!(code, 1);
+    let resolver = bad(&findings, "error", "resolver");
+    assert_eq!(
+        resolver.found,
+        "192.0.2.53 doesn't answer (2 tries of 2 seconds)"
+    );
+    let (code, findings) = world.findings("w.example");
+    assert_eq!(code, 1);
+    let server = bad(&findings, "error", "name server");
+    assert_eq!(
+        server.found,
+        "ns.far.example (192.0.2.4) doesn't answer (2 tries of 2 seconds)"
+    );
+    assert!(started.elapsed() < PATIENCE);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! answers.
 
 mod ask;
+mod delegated;
 mod ds;
 mod finding;
 mod names;
@@ -26,10 +27,10 @@ use hickory_proto::rr::Name;
 
 use self::{
     ask::Asker,
+    delegated::Own,
     ds::own_ds,
     finding::{Finding, Report, Severity},
     names::Wanted,
-    parent::Own,
 };
 use super::{
     complain_of_errors,

@@ -163,7 +163,7 @@ impl Asker {
         for answer in [v4, v6] {
             match answer {
                 Ok(message) if negative_or_good(&message) => {
-                    found.extend(addresses(&message, name))
+                    found.extend(addresses(&message, name));
                 }
                 Ok(message) => failed = Some(code(message.metadata.response_code)),
                 Err(silence) => failed = Some(format!("the resolver {silence}")),
@@ -349,7 +349,7 @@ pub(super) fn code(code: ResponseCode) -> String {
     match code {
         ResponseCode::NoError => "NOERROR".to_owned(),
         ResponseCode::FormErr => "FORMERR, the question is not understood".to_owned(),
-        ResponseCode::ServFail => "SERVFAIL, it failed".to_owned(),
+        ResponseCode::ServFail => "SERVFAIL".to_owned(),
         ResponseCode::NXDomain => "NXDOMAIN, no such name".to_owned(),
         ResponseCode::NotImp => "NOTIMP, not implemented".to_owned(),
         ResponseCode::Refused => "REFUSED".to_owned(),

@@ -100,7 +100,7 @@ fn judge(
                 SUBJECT,
                 asked,
                 format!(
-                    "{name} {kind} does not resolve: {code}, because its signatures are not valid (it is there when they are not checked)"
+                    "{name} {kind} does not resolve: {code}, for its signatures are not valid (it is there when they are not checked)"
                 ),
                 "put right what is found of DS above",
             )
