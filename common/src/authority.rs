@@ -286,6 +286,12 @@ impl Authority {
         records
     }
 
+    /// The longest TTL of all records, in seconds.
+    pub fn longest_ttl(&self) -> u32 {
+        let records = self.nodes.values().flat_map(|node| &node.records);
+        records.map(|record| record.ttl).fold(self.ttl, u32::max)
+    }
+
     /// SHA-256 of everything a resolver can see but the serial: the same content has the same digest
     /// on every machine and after every restart.
     pub fn digest(&self) -> [u8; 32] {

@@ -111,6 +111,8 @@ pub struct Reverse {
     pub ipv6_origin: Option<Name>,
     /// The server's own name, first in every PTR set; by default the first in-zone name server.
     pub canonical: Option<HostName>,
+    /// Whether the reverse zones are signed.
+    pub dnssec: bool,
 }
 
 /// How many names answer for an address.
@@ -380,13 +382,15 @@ fn https(root: &Table<'_>, reading: &mut Reading<'_>) -> Https {
 fn reverse(root: &Table<'_>, reading: &mut Reading<'_>) -> Reverse {
     let table = root.table(
         "reverse",
-        &["names", "ipv4_origin", "ipv6_origin", "canonical"],
+        &["names", "ipv4_origin", "ipv6_origin", "canonical", "dnssec"],
         reading,
     );
     let mut names = PtrNames::All;
     let mut origins = [None, None];
     let mut canonical = None;
+    let mut dnssec = false;
     if let Some(table) = &table {
+        dnssec = table.boolean("dnssec", reading).unwrap_or(false);
         names = ptr_names(table, reading);
         origins = ["ipv4_origin", "ipv6_origin"].map(|key| {
             let written = table.string(key, reading)?;
@@ -411,6 +415,7 @@ fn reverse(root: &Table<'_>, reading: &mut Reading<'_>) -> Reverse {
         ipv4_origin,
         ipv6_origin,
         canonical,
+        dnssec,
     }
 }
 
@@ -639,6 +644,8 @@ mod tests {
                 .num_labels(),
             6
         );
+        assert!(read("dnssec = true").unwrap().dnssec && !read("").unwrap().dnssec);
+        assert!(read("dnssec = \"yes\"").is_err());
         assert!(read("names = 0").is_err());
         assert!(read("names = \"some\"").is_err());
     }

@@ -18,6 +18,7 @@ pub mod config;
 pub mod container;
 pub mod containers;
 pub mod declared;
+pub mod dnssec;
 pub mod durable;
 pub mod edit;
 pub mod gate;

@@ -17,6 +17,7 @@ use hickory_proto::rr::{
 use crate::{
     authority::Authority,
     config::Config,
+    dnssec::Dnssec,
     name::HostName,
     paths,
     problem::Problem,
@@ -42,6 +43,8 @@ pub struct Zone {
     pub sites: Vec<Arc<Site>>,
     /// A certificate of its own in place of the local authority's.
     pub certificate: Option<CertificateFiles>,
+    /// How it is signed; `None` is not at all.
+    pub dnssec: Option<Dnssec>,
     /// What DNS answers.
     pub authority: Arc<Authority>,
     /// SHA-256 of what DNS answers, the serial left out.
@@ -100,6 +103,7 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
         "hostmaster",
         "ttl",
         "certificate",
+        "dnssec",
         "sites",
         "records",
     ];
@@ -116,6 +120,7 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
         .unwrap_or(DEFAULT_TTL);
     let ttl = u32::try_from(ttl).unwrap_or(u32::MAX);
     let certificate = certificate(&root, base, reading);
+    let dnssec = Dnssec::read(&root, reading);
 
     let mut taken = sites::Taken::default();
     let mut sites = sites::read(&root, base, config, &mut taken, reading);
@@ -167,6 +172,7 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
         hostmaster,
         sites,
         certificate,
+        dnssec,
         authority: Arc::new(authority),
     })
 }
