@@ -334,6 +334,41 @@ pub(crate) enum ZoneCommand {
         /// The zone's origin.
         origin: String,
     },
+    /// Print the DS records that a signed zone's parent must hold, as lines of a master file.
+    #[command(after_help = "\
+Examples:
+  nuage zone ds sites.school.example               what to give to the parent
+  nuage zone ds sites.school.example --published   the parent has it: go on")]
+    Ds {
+        /// The zone's origin.
+        origin: String,
+        /// Say that every server of the parent holds these DS records, and no other ones of ours.
+        ///
+        /// A rollover of the KSK waits for this. Look first: dig ORIGIN DS at each server of the parent.
+        #[arg(long)]
+        published: bool,
+    },
+    /// Show a signed zone's keys, and what happens to them next.
+    Keys {
+        /// The zone's origin.
+        origin: String,
+    },
+    /// Replace a key of a signed zone now: nothing breaks, but it takes hours, or days (see `zone keys`).
+    Roll {
+        /// The zone's origin.
+        origin: String,
+        /// Which key.
+        role: KeyRole,
+    },
+}
+
+/// What a key signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyRole {
+    /// All records but the keys themselves; it also goes by itself, every 30 days by default.
+    Zsk,
+    /// The keys; the parent's DS record must follow.
+    Ksk,
 }
 
 /// A resolver's address, its port 53 unless named.

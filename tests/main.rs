@@ -16,6 +16,7 @@ mod doh;
 mod doctor;
 mod harness;
 mod http;
+mod keys;
 mod limits;
 mod live;
 mod metrics;

@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod completions;
 mod delegation;
 pub(crate) mod doctor;
+mod keys;
 pub(crate) mod running;
 pub(crate) mod site;
 pub(crate) mod uninstall;

@@ -8,7 +8,7 @@ use common::{Declared, record::master_line, served::Served};
 use super::{
     complain_of_errors,
     delegation::{self, plain},
-    open,
+    keys, open,
 };
 use crate::{
     args::ZoneCommand,
@@ -23,6 +23,9 @@ pub(crate) fn run(command: &ZoneCommand, config: &Path, output: &Output) -> anyh
         ZoneCommand::List => list(&declared, output),
         ZoneCommand::Show { origin } => show(&declared, origin, output),
         ZoneCommand::Export { origin } => export(&declared, origin, output),
+        ZoneCommand::Ds { origin, published } => keys::ds(&declared, origin, *published, output),
+        ZoneCommand::Keys { origin } => keys::list(&declared, origin, output),
+        ZoneCommand::Roll { origin, role } => keys::roll(&declared, origin, *role, output),
     }
 }
 
@@ -116,7 +119,7 @@ fn export(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<
     Ok(Done::Well)
 }
 
-fn find<'d>(declared: &'d Declared, origin: &str) -> anyhow::Result<&'d Served> {
+pub(super) fn find<'d>(declared: &'d Declared, origin: &str) -> anyhow::Result<&'d Served> {
     let served = &declared.registry().served;
     let wanted = origin.trim_end_matches('.').to_ascii_lowercase();
     served
