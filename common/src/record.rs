@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use hickory_proto::{
+    dnssec::rdata::DNSSECRData,
     rr::{Name, RData, Record},
     serialize::{
         binary::{BinEncodable, BinEncoder},
@@ -126,7 +127,8 @@ pub fn master_line(record: &Record) -> String {
         | RData::PTR(_)
         | RData::MX(_)
         | RData::SRV(_)
-        | RData::SOA(_) => record.data.to_string(),
+        | RData::SOA(_)
+        | RData::DNSSEC(DNSSECRData::DS(_) | DNSSECRData::DNSKEY(_)) => record.data.to_string(),
         other => {
             let bytes = wire(other).unwrap_or_default();
             let mut text = format!("\\# {} ", bytes.len());
