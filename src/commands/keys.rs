@@ -8,7 +8,10 @@ use common::{
     dnssec::{Dnssec, Held, Policy, Role, State, Step, Store, ZoneKeys, next},
     record::master_line,
 };
-use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::{
+    dnssec::rdata::DS,
+    rr::{Name, Record, RecordData},
+};
 
 use super::zone::{find, plain};
 use crate::{
@@ -71,7 +74,7 @@ pub(super) fn ds(
         let keys = zone
             .store
             .confirm_ds(&zone.origin, &zone.policy, SystemTime::now())?;
-        let tags: Vec<u16> = keys.ds().iter().map(|ds| ds.key_tag()).collect();
+        let tags: Vec<u16> = keys.ds().iter().map(DS::key_tag).collect();
         output.print(&serde_json::json!({ "confirmed": tags }), || {
             let mut text = format!("noted: the parent zone holds the DS record of {tags:?}\n");
             if let Some(next) = next(&keys, Role::Ksk, &zone.policy)
@@ -88,7 +91,13 @@ pub(super) fn ds(
     let records: Vec<String> = keys
         .ds()
         .into_iter()
-        .map(|ds| master_line(&Record::from_rdata(zone.origin.clone(), ttl, ds_data(ds))))
+        .map(|ds| {
+            master_line(&Record::from_rdata(
+                zone.origin.clone(),
+                ttl,
+                ds.into_rdata(),
+            ))
+        })
         .collect();
     let early = keys.ds_not_before().filter(|at| *at > SystemTime::now());
     let json = serde_json::json!({
@@ -119,11 +128,6 @@ pub(super) fn ds(
         lines.join("\n") + "\n"
     })?;
     Ok(Done::Well)
-}
-
-fn ds_data(ds: hickory_proto::dnssec::rdata::DS) -> RData {
-    use hickory_proto::rr::RecordData;
-    ds.into_rdata()
 }
 
 /// Shows the keys.

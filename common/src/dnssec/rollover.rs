@@ -454,7 +454,7 @@ mod tests {
                             view.keys
                         ),
                         None => {
-                            assert!(trusted.is_empty(), "hour {hour}: unsigned answers are held")
+                            assert!(trusted.is_empty(), "hour {hour}: unsigned answers are held");
                         }
                     }
                 }
