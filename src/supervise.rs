@@ -53,7 +53,11 @@ const LAST_ANSWERS: Duration = Duration::from_millis(50);
 pub(crate) fn serve(config: &Path, role: Role) -> anyhow::Result<Done> {
     let started = Instant::now();
     log_to_stderr()?;
-    let mut declared = match Declared::open(config) {
+    let opened = match role {
+        Role::Control => Declared::open(config),
+        Role::Edge | Role::All => Declared::open_to_serve(config),
+    };
+    let mut declared = match opened {
         Ok(declared) => declared,
         Err(problems) => return refuse(&problems),
     };

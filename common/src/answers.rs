@@ -497,7 +497,7 @@ impl Answers {
                 &self.label_types[usize::from(self.varied && authority.is_plain(label))],
             ),
             Place::Link(link) => (
-                signed.of_link(link, kind)?,
+                signed.of_link(link, kind).next()?,
                 signed.links.get(link)?.name.num_labels(),
                 self.link_types.get(link)?,
             ),

@@ -268,24 +268,6 @@ impl Authority {
         Record::from_rdata(Name::from(&self.apex), ttl, RData::SOA(data))
     }
 
-    /// Every record of the zone, SOA first, then by name.
-    pub fn records(&self, serial: u32) -> Vec<Record> {
-        let mut names: Vec<_> = self.nodes.keys().collect();
-        names.sort_unstable();
-        let mut records = vec![self.soa(serial, self.ttl)];
-        records.extend(
-            names
-                .into_iter()
-                .flat_map(|name| self.nodes[name].records.iter().cloned()),
-        );
-        for (place, label) in (0..).zip(self.labels.iter()) {
-            if let Ok(owner) = Name::from(&self.apex).prepend_label(label) {
-                records.extend(self.site_records(place, &owner));
-            }
-        }
-        records
-    }
-
     /// The longest TTL of all records, in seconds.
     pub fn longest_ttl(&self) -> u32 {
         let records = self.nodes.values().flat_map(|node| &node.records);

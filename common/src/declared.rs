@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     config::Config,
+    dnssec::{Dnssec, Signers},
     problem::Problem,
     registry::{self, Registry},
     serial::Serials,
@@ -46,6 +47,7 @@ pub struct Declared {
     /// Problems of `nuage.toml` as it is now, while an older content of it is in force.
     refused: Vec<Problem>,
     serials: Serials,
+    signers: Signers,
     registry: Arc<Registry>,
     /// The configuration the registry was compiled with.
     compiled: Option<Config>,
@@ -57,19 +59,42 @@ impl Declared {
     /// # Errors
     /// The problems of `nuage.toml` itself, without which there is nothing to read.
     pub fn open(path: &Path) -> Result<Self, Vec<Problem>> {
+        Self::opened(path, |_| Signers::default())
+    }
+
+    /// Reads everything once, for a server of DNS: signed zones are signed, and keys made for those
+    /// that have none.
+    ///
+    /// # Errors
+    /// As [`Declared::open`].
+    pub fn open_to_serve(path: &Path) -> Result<Self, Vec<Problem>> {
+        Self::opened(path, |config| Signers::of(&config.edge, true))
+    }
+
+    /// Reads everything once, and signs what there are keys for.
+    ///
+    /// # Errors
+    /// As [`Declared::open`].
+    pub fn open_signed(path: &Path) -> Result<Self, Vec<Problem>> {
+        Self::opened(path, |config| Signers::of(&config.edge, false))
+    }
+
+    fn opened(path: &Path, signers: impl Fn(&Config) -> Signers) -> Result<Self, Vec<Problem>> {
         let config = Config::load(path).map_err(|broken| {
             let mut problems = broken.problems;
             // What can be said of the zone files is said at once, not after the next try.
             if let Some(config) = broken.best_effort {
-                problems.extend(Self::of(path, *config).problems());
+                problems.extend(Self::of(path, *config, Signers::default()).problems());
             }
             problems
         })?;
-        Ok(Self::of(path, config))
+        let signers = signers(&config);
+        Ok(Self::of(path, config, signers))
     }
 
-    fn of(path: &Path, config: Config) -> Self {
+    fn of(path: &Path, config: Config, signers: Signers) -> Self {
         let mut declared = Self {
+            signers,
             serials: Serials::load(&config.edge),
             registry: Arc::new(Registry::empty(config.addresses)),
             compiled: None,
@@ -102,6 +127,10 @@ impl Declared {
             .collect();
         problems.extend(self.common.iter().chain(&self.refused).cloned());
         problems.extend(registry::warnings(&self.registry, &self.path));
+        for (origin, trouble) in &self.signers.troubles {
+            let file = self.file_of(origin).unwrap_or(&self.path);
+            problems.push(Problem::whole_file(file, format!("{origin} {trouble}")));
+        }
         problems.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
         problems
     }
@@ -144,18 +173,37 @@ impl Declared {
                 .iter()
                 .zip(served)
                 .all(|(new, old)| Arc::ptr_eq(new, old));
-        if same {
+        if same && !self.wants_signing() {
             return false;
         }
+        self.signers.troubles.clear();
         self.registry = Arc::new(registry::compile(
             &self.config,
             chosen,
             &self.registry,
+            &mut self.signers,
             &mut self.serials,
             SystemTime::now(),
         ));
         self.compiled = Some(self.config.clone());
         true
+    }
+
+    /// Whether signatures end soon, or keys have changed.
+    fn wants_signing(&self) -> bool {
+        let now = SystemTime::now();
+        let reverse = self.config.reverse.dnssec.then(Dnssec::default);
+        self.registry.served.iter().any(|served| {
+            let forward = self.registry.zones.iter();
+            let zone = forward
+                .clone()
+                .find(|zone| zone.authority.apex == served.content.apex);
+            let dnssec = match zone {
+                Some(zone) => zone.dnssec.as_ref(),
+                None => reverse.as_ref(),
+            };
+            dnssec.is_some_and(|dnssec| self.signers.wants(served, dnssec, now))
+        })
     }
 
     /// Keeps the serials handed out; call before publishing.

@@ -64,6 +64,11 @@ impl Labels {
             .copied()
     }
 
+    /// The label at a place.
+    pub fn get(&self, place: u32) -> Option<&[u8]> {
+        ((place as usize) < self.len()).then(|| self.at(place))
+    }
+
     /// The label at a place; empty past the end.
     pub fn at(&self, place: u32) -> &[u8] {
         let place = place as usize;

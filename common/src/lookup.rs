@@ -10,6 +10,7 @@ use crate::{
     authority::{Authority, Found, NEGATIVE_TTL, Node},
     registry::Registry,
     served::Served,
+    signed::Signed,
 };
 
 /// A chain of aliases longer than this is cut.
@@ -187,8 +188,10 @@ impl<'r> Lookup<'r> {
             record.name = name.clone();
             record
         };
-        if !matches!(self.kind, RecordType::CNAME | RecordType::NSEC)
-            && let Some(record) = node.of_type(RecordType::CNAME).next()
+        if !matches!(
+            self.kind,
+            RecordType::CNAME | RecordType::NSEC | RecordType::RRSIG
+        ) && let Some(record) = node.of_type(RecordType::CNAME).next()
         {
             self.answer.answers.push(under(record));
             self.sign_answer(name, owner, RecordType::CNAME);
@@ -218,15 +221,13 @@ impl<'r> Lookup<'r> {
     }
 
     fn give(&mut self, mut found: Vec<Record>, name: &Name, lower: &LowerName, owner: &LowerName) {
-        if found.is_empty()
-            && self.kind == RecordType::NSEC
-            && let Some(signed) = &self.served.signed
-            && let Some([nsec, signature]) = signed.nsec(self.authority, owner)
+        if let Some(signed) = &self.served.signed
+            && let Some(of_signing) = self.of_signing(signed, owner)
         {
-            found.push(nsec);
-            if self.dnssec {
-                found.push(signature);
-            }
+            found.extend(of_signing.into_iter().map(|mut record| {
+                record.name = name.clone();
+                record
+            }));
             self.answer.answers.extend(found);
             return;
         }
@@ -249,17 +250,31 @@ impl<'r> Lookup<'r> {
         self.sign_answer(name, owner, kind);
     }
 
+    /// Signing's own records, for who asks for them by name: NSEC, or some of the signatures
+    /// (RFC 8482 §7).
+    fn of_signing(&self, signed: &Signed, owner: &LowerName) -> Option<Vec<Record>> {
+        let [nsec, signature] = signed.nsec(self.authority, owner)?;
+        match self.kind {
+            RecordType::NSEC if self.dnssec => Some(vec![nsec, signature]),
+            RecordType::NSEC => Some(vec![nsec]),
+            RecordType::RRSIG => Some(vec![signature]),
+            _ => None,
+        }
+    }
+
     /// Adds the signature of a set just answered.
     fn sign_answer(&mut self, name: &Name, owner: &LowerName, kind: RecordType) {
-        if let Some(mut signature) = self.signature(owner, kind) {
+        for mut signature in self.signatures(owner, kind) {
             signature.name = name.clone();
             self.answer.answers.push(signature);
         }
     }
 
-    fn signature(&self, owner: &LowerName, kind: RecordType) -> Option<Record> {
-        let signed = self.served.signed.as_ref().filter(|_| self.dnssec)?;
-        signed.signature(self.authority, owner, kind)
+    fn signatures(&self, owner: &LowerName, kind: RecordType) -> Vec<Record> {
+        match &self.served.signed {
+            Some(signed) if self.dnssec => signed.signatures(self.authority, owner, kind),
+            _ => Vec::new(),
+        }
     }
 
     /// The SOA of a negative answer, for no longer than its own minimum (RFC 2308 §3).
@@ -268,7 +283,7 @@ impl<'r> Lookup<'r> {
         let mut soa = self.served.soa();
         soa.ttl = ttl;
         self.answer.authorities.push(soa);
-        if let Some(mut signature) = self.signature(&self.authority.apex, RecordType::SOA) {
+        for mut signature in self.signatures(&self.authority.apex, RecordType::SOA) {
             signature.ttl = ttl;
             self.answer.authorities.push(signature);
         }
@@ -349,12 +364,12 @@ impl<'r> Lookup<'r> {
             .flat_map(|name| self.glue(name))
             .collect();
         self.answer.authorities = servers;
-        match self.signature(cut, RecordType::DS) {
-            Some(signature) => {
-                let set = node.of_type(RecordType::DS).cloned();
-                self.answer.authorities.extend(set.chain([signature]));
-            }
-            None => self.prove_no_data(cut, cut),
+        let signatures = self.signatures(cut, RecordType::DS);
+        if signatures.is_empty() {
+            self.prove_no_data(cut, cut);
+        } else {
+            let set = node.of_type(RecordType::DS).cloned();
+            self.answer.authorities.extend(set.chain(signatures));
         }
     }
 

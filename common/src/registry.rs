@@ -11,6 +11,7 @@ use hickory_proto::rr::{LowerName, Name, RecordType};
 
 use crate::{
     config::{Addresses, Config},
+    dnssec::{Dnssec, Signers},
     group::Groups,
     name::HostName,
     observed::Observed,
@@ -333,6 +334,7 @@ pub(crate) fn compile(
     config: &Config,
     mut zones: Vec<Arc<Zone>>,
     previous: &Registry,
+    signers: &mut Signers,
     serials: &mut Serials,
     now: SystemTime,
 ) -> Registry {
@@ -342,24 +344,39 @@ pub(crate) fn compile(
         .map(Arc::new)
         .collect();
     let mut index = Index::default();
-    let mut served = Vec::with_capacity(zones.len() + reverse.len());
-    let contents = zones
+    let reverse_dnssec = config.reverse.dnssec.then(Dnssec::default);
+    let forward = zones
         .iter()
-        .map(|zone| (&zone.authority, zone.digest))
-        .chain(reverse.iter().map(|zone| (&zone.authority, zone.digest)));
-    for (place, (authority, digest)) in contents.enumerate() {
+        .map(|zone| (&zone.authority, zone.digest, zone.dnssec.as_ref()));
+    let contents = forward.chain(
+        reverse
+            .iter()
+            .map(|zone| (&zone.authority, zone.digest, reverse_dnssec.as_ref())),
+    );
+    let mut served = Vec::with_capacity(zones.len() + reverse.len());
+    for (place, (authority, digest, dnssec)) in contents.enumerate() {
         index.insert_apex(&authority.apex, place);
-        let origin = authority.apex.to_string();
-        let serial = serials.assign(origin.trim_end_matches('.'), &digest, now);
         let before = previous.served_at(&authority.apex);
-        let same = before.filter(|before| {
-            before.serial == serial
-                && (Arc::ptr_eq(&before.content, authority) || before.content == *authority)
-        });
-        served.push(match same {
-            Some(same) => Arc::clone(same),
-            None => Arc::new(Served::new(Arc::clone(authority), serial)),
-        });
+        let signed = dnssec
+            .and_then(|dnssec| signers.sign(authority, &digest, dnssec, before, serials, now));
+        served.push(signed.unwrap_or_else(|| {
+            let origin = authority.apex.to_string();
+            let origin = origin.trim_end_matches('.');
+            let serial = match serials.last(origin) {
+                // Only who signs knows whether the content is another.
+                Some(serial) if dnssec.is_some() && !signers.signs() => serial,
+                _ => serials.assign(origin, &digest, now),
+            };
+            let same = before.filter(|before| {
+                before.serial == serial
+                    && before.signed.is_none()
+                    && (Arc::ptr_eq(&before.content, authority) || before.content == *authority)
+            });
+            match same {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(Served::new(Arc::clone(authority), serial)),
+            }
+        }));
     }
     for (place, zone) in zones.iter().enumerate() {
         index.by_origin.insert(zone.origin.clone(), place);

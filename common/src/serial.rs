@@ -77,6 +77,11 @@ impl Serials {
         serial
     }
 
+    /// The serial handed out last.
+    pub fn last(&self, origin: &str) -> Option<u32> {
+        self.entries.get(origin).map(|entry| entry.serial)
+    }
+
     /// Writes the file when something changed. Call it before publishing: a serial that was seen
     /// must never stand for another content.
     ///

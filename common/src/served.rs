@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use hickory_proto::rr::Record;
+use hickory_proto::rr::{LowerName, Name, Record, RecordType};
 
 use crate::{
     answers::Answers,
     authority::Authority,
+    dnssec::{Sealed, ZoneKeys},
     signed::{Signature, Signed},
 };
 
@@ -21,43 +22,105 @@ pub struct Served {
     pub signed: Option<Signed>,
     /// The content alone, before keys were added to it: what the next compilation compares.
     pub content: Arc<Authority>,
+    /// The keys it is signed with.
+    pub keys: Option<Arc<ZoneKeys>>,
     /// Answers ready to be sent.
     pub answers: Answers,
+    /// Names with records that are no labels, the apex first, in canonical order.
+    names: Box<[LowerName]>,
 }
 
 impl Served {
     /// An unsigned zone.
     pub fn new(authority: Arc<Authority>, serial: u32) -> Self {
-        Self::complete(Arc::clone(&authority), authority, serial, None)
-    }
-
-    /// A signed zone: `authority` is `content` with its keys, `sign` signs the SOA record.
-    pub fn signed(
-        authority: Arc<Authority>,
-        content: Arc<Authority>,
-        serial: u32,
-        mut signed: Signed,
-        soa: Signature,
-    ) -> Self {
-        signed.soa = soa;
-        Self::complete(authority, content, serial, Some(signed))
-    }
-
-    fn complete(
-        authority: Arc<Authority>,
-        content: Arc<Authority>,
-        serial: u32,
-        signed: Option<Signed>,
-    ) -> Self {
-        let mut served = Self {
+        Self {
+            content: Arc::clone(&authority),
             authority,
             serial,
-            signed,
-            content,
+            signed: None,
+            keys: None,
             answers: Answers::default(),
+            names: Box::default(),
+        }
+        .ready()
+    }
+
+    /// A signed zone: its content with keys and signatures, and the signature of its SOA record.
+    pub fn signed(
+        content: Arc<Authority>,
+        sealed: Sealed,
+        serial: u32,
+        soa: Signature,
+        keys: Arc<ZoneKeys>,
+    ) -> Self {
+        let mut signed = sealed.signed;
+        signed.soa = soa;
+        Self {
+            authority: Arc::new(sealed.authority),
+            content,
+            serial,
+            signed: Some(signed),
+            keys: Some(keys),
+            answers: Answers::default(),
+            names: Box::default(),
+        }
+        .ready()
+    }
+
+    fn ready(mut self) -> Self {
+        let nodes = self.authority.nodes();
+        let mut names: Vec<LowerName> = nodes
+            .filter(|(_, node)| !node.records.is_empty())
+            .map(|(name, _)| name.clone())
+            .collect();
+        names.sort_unstable();
+        self.names = names.into();
+        self.answers = Answers::prepare(&self);
+        self
+    }
+
+    /// All records with their signatures, the SOA record first.
+    pub fn records(&self) -> impl Iterator<Item = Record> {
+        (0..).map_while(|index| self.records_at(index)).flatten()
+    }
+
+    /// All records of one name, by a number from 0 up, with their signatures; the apex comes first, and
+    /// its SOA before all. `None` past the last name. A zone may have a million of them: whoever sends it
+    /// asks for one after the other.
+    pub fn records_at(&self, index: usize) -> Option<Vec<Record>> {
+        let authority = &*self.authority;
+        if let Some(name) = self.names.get(index) {
+            let mut records = Vec::new();
+            if *name == authority.apex {
+                records.push(self.soa());
+            }
+            records.extend(authority.node(name)?.records.iter().cloned());
+            self.sign(name, &mut records);
+            return Some(records);
+        }
+        let place = u32::try_from(index - self.names.len()).ok()?;
+        let label = authority.labels().get(place)?;
+        let owner = Name::from(&authority.apex).prepend_label(label).ok()?;
+        let mut records: Vec<Record> = authority.site_records(place, &owner).collect();
+        self.sign(&LowerName::new(&owner), &mut records);
+        Some(records)
+    }
+
+    /// Adds the signatures of all sets of a name, and its NSEC record.
+    fn sign(&self, name: &LowerName, records: &mut Vec<Record>) {
+        let Some(signed) = &self.signed else {
+            return;
         };
-        served.answers = Answers::prepare(&served);
-        served
+        let mut kinds: Vec<RecordType> = Vec::new();
+        for kind in records.iter().map(Record::record_type) {
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        for kind in kinds {
+            records.extend(signed.signatures(&self.authority, name, kind));
+        }
+        records.extend(signed.nsec(&self.authority, name).into_iter().flatten());
     }
 
     /// The SOA record as a positive answer.

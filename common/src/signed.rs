@@ -74,22 +74,49 @@ pub struct Signed {
     pub soa: Signature,
     /// When the first signature wants to be made anew, in seconds since 1970.
     pub refresh: u64,
+    /// Changes whenever a signature does.
+    pub version: u64,
+}
+
+impl Signature {
+    /// A place for a signature.
+    pub(crate) fn empty() -> Self {
+        Self {
+            inception: 0,
+            expiration: 0,
+            tag: 0,
+            octets: [0; SIGNATURE_OCTETS],
+        }
+    }
+
+    /// Whether none was made.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inception == self.expiration
+    }
 }
 
 impl Signed {
-    /// The signature of a set, as a record under its owner.
-    pub fn signature(
+    /// The signatures of a set, as records under its owner: one, but for the keys' own sets.
+    pub fn signatures(
         &self,
         authority: &Authority,
         owner: &LowerName,
         kind: RecordType,
-    ) -> Option<Record> {
-        let ttl = authority.ttl_of(owner, kind)?;
-        let signature = match self.place(authority, owner)? {
-            Place::Label(place) => self.of_label(authority, place, kind)?,
-            Place::Link(link) => self.of_link(link, kind)?,
+    ) -> Vec<Record> {
+        let (Some(ttl), Some(place)) =
+            (authority.ttl_of(owner, kind), self.place(authority, owner))
+        else {
+            return Vec::new();
         };
-        Some(rrsig(authority, owner, kind, ttl, signature))
+        let record = |signature| rrsig(authority, owner, kind, ttl, signature);
+        match place {
+            Place::Label(place) => self
+                .of_label(authority, place, kind)
+                .map(record)
+                .into_iter()
+                .collect(),
+            Place::Link(link) => self.of_link(link, kind).map(record).collect(),
+        }
     }
 
     /// The signature of a type of the label at `place`.
@@ -111,16 +138,17 @@ impl Signed {
         self.labels.get(place as usize * self.stride + index)
     }
 
-    /// The signature of a type of a link.
-    pub fn of_link(&self, link: usize, kind: RecordType) -> Option<&Signature> {
-        let link = self.links.get(link)?;
-        if kind == RecordType::SOA && link.after == 0 && link.types.contains(&RecordType::SOA) {
-            return Some(&self.soa);
-        }
-        link.signatures
-            .iter()
-            .find(|(covered, _)| *covered == kind)
+    /// The signatures of a type of a link.
+    pub fn of_link(&self, link: usize, kind: RecordType) -> impl Iterator<Item = &Signature> {
+        let link = self.links.get(link);
+        let soa = link
+            .filter(|link| kind == RecordType::SOA && link.types.contains(&RecordType::SOA))
+            .map(|_| &self.soa);
+        link.into_iter()
+            .flat_map(|link| &link.signatures)
+            .filter(move |(covered, _)| *covered == kind)
             .map(|(_, signature)| signature)
+            .chain(soa)
     }
 
     /// Where a name stands in the chain, when it has a place there.
@@ -210,7 +238,7 @@ impl Signed {
         let nsec = Record::from_rdata(owner.clone(), ttl, RData::DNSSEC(DNSSECRData::NSEC(data)));
         let signature = match place {
             Place::Label(label) => self.of_label(authority, label, RecordType::NSEC)?,
-            Place::Link(link) => self.of_link(link, RecordType::NSEC)?,
+            Place::Link(link) => self.of_link(link, RecordType::NSEC).next()?,
         };
         let signature = rrsig(
             authority,

@@ -87,10 +87,10 @@ impl<'r> Subject<'r> {
     fn find(registry: &'r Registry, text: &str) -> anyhow::Result<Self> {
         let wanted = text.trim_end_matches('.').to_ascii_lowercase();
         let address = wanted.parse::<IpAddr>().ok();
-        let reverse =
-            registry.reverse.iter().map(|(zone, _)| zone).find(|zone| {
-                address == Some(zone.address) || plain(&zone.authority.apex) == wanted
-            });
+        let reverse = registry
+            .reverse
+            .iter()
+            .find(|zone| address == Some(zone.address) || plain(&zone.authority.apex) == wanted);
         if let Some(zone) = reverse {
             return Ok(Self {
                 authority: &zone.authority,
@@ -119,7 +119,6 @@ impl<'r> Subject<'r> {
         let mut labelled = registry
             .zones
             .iter()
-            .map(|(zone, _)| zone)
             .filter(|zone| zone.site(host.as_str()).is_some());
         match (labelled.next(), labelled.next()) {
             (Some(zone), None) => Ok(Self {
@@ -138,14 +137,15 @@ impl<'r> Subject<'r> {
 
     fn missing(registry: &Registry, text: &str) -> anyhow::Error {
         let zones: Vec<String> = registry
-            .authorities()
+            .served
+            .iter()
             .take(MOST_LISTED)
-            .map(|(authority, _)| plain(&authority.apex))
+            .map(|zone| plain(&zone.authority.apex))
             .collect();
         if zones.is_empty() {
             return anyhow!("there is no zone yet: write one into the folder of [paths] zones");
         }
-        let sites = registry.zones.iter().flat_map(|(zone, _)| {
+        let sites = registry.zones.iter().flat_map(|zone| {
             zone.sites
                 .iter()
                 .map(|site| zone.origin.child(&site.name).to_string())
@@ -207,7 +207,7 @@ async fn examine(declared: &Declared, subject: &Subject<'_>, resolver: SocketAdd
                 origin: &origin,
                 delegation: &delegation::delegation(subject.authority),
                 lines: &delegation::lines(subject.authority),
-                ds: &own_ds(declared, &plain(&origin)),
+                ds: &own_ds(declared, &origin),
             };
             let seen = parent::look(&asker, &parent, &own).await;
             findings.extend(seen.findings);
@@ -264,8 +264,8 @@ async fn through_the_resolver(
     let (zones, severity): (Vec<&ReverseZone>, _) = match subject.reverse {
         Some(zone) => (vec![zone], Severity::Error),
         None => {
-            let all = registry.reverse.iter().map(|(zone, _)| zone);
-            (all.collect(), Severity::Warning)
+            let all = registry.reverse.iter();
+            (all.map(|zone| &**zone).collect(), Severity::Warning)
         }
     };
     let (mut findings, back) = tokio::join!(

@@ -13,7 +13,7 @@ use hickory_proto::{
     rr::{Name, Record, RecordData},
 };
 
-use super::zone::{find, plain};
+use super::{delegation::plain, zone::find};
 use crate::{
     args::KeyRole,
     output::{Done, Output, table},
@@ -28,12 +28,11 @@ struct Signed {
 
 /// The zone, when the files say that it is signed.
 fn signed(declared: &Declared, origin: &str) -> anyhow::Result<Signed> {
-    let (authority, _) = find(declared, origin)?;
+    let authority = &find(declared, origin)?.content;
     let registry = declared.registry();
     let forward = registry
         .zones
         .iter()
-        .map(|(zone, _)| zone)
         .find(|zone| zone.authority.apex == authority.apex);
     let dnssec = match forward {
         Some(zone) => zone.dnssec.clone(),

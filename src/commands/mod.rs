@@ -39,7 +39,15 @@ pub(crate) fn problems(declared: &Declared) -> Vec<Problem> {
 
 /// Reads the files as they are; problems of `nuage.toml` itself end a command.
 fn open(config: &Path) -> anyhow::Result<Declared> {
-    Declared::open(config).map_err(|problems| {
+    open_with(Declared::open, config)
+}
+
+/// The same, as the command wants it.
+fn open_with(
+    how: impl Fn(&Path) -> Result<Declared, Vec<Problem>>,
+    config: &Path,
+) -> anyhow::Result<Declared> {
+    how(config).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("the configuration can't be used:\n{}", lines.join("\n"))
     })

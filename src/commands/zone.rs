@@ -8,7 +8,7 @@ use common::{Declared, record::master_line, served::Served};
 use super::{
     complain_of_errors,
     delegation::{self, plain},
-    keys, open,
+    keys, open, open_with,
 };
 use crate::{
     args::ZoneCommand,
@@ -17,7 +17,10 @@ use crate::{
 
 /// Runs a command on zones.
 pub(crate) fn run(command: &ZoneCommand, config: &Path, output: &Output) -> anyhow::Result<Done> {
-    let declared = open(config)?;
+    let declared = match command {
+        ZoneCommand::Export { .. } => open_with(Declared::open_signed, config)?,
+        _ => open(config)?,
+    };
     complain_of_errors(&declared)?;
     match command {
         ZoneCommand::List => list(&declared, output),
@@ -71,7 +74,7 @@ fn list(declared: &Declared, output: &Output) -> anyhow::Result<Done> {
 fn show(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Done> {
     let served = find(declared, origin)?;
     let (authority, serial) = (&*served.authority, served.serial);
-    let records = authority.records(serial);
+    let records = served.records().count();
     let servers = delegation::servers(authority);
     let delegation = delegation::lines(authority);
     let json = serde_json::json!({
@@ -79,7 +82,7 @@ fn show(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Do
         "serial": serial,
         "ttl": authority.ttl,
         "nameservers": servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "records": records.len(),
+        "records": records,
         "delegation": delegation,
     });
     output.print(&json, || {
@@ -89,7 +92,7 @@ fn show(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Do
             ("serial", serial.to_string()),
             ("ttl", authority.ttl.to_string()),
             ("name servers", servers.join(" ")),
-            ("records", records.len().to_string()),
+            ("records", records.to_string()),
         ];
         let rows: Vec<Vec<String>> = rows
             .into_iter()
@@ -110,10 +113,8 @@ fn show(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Do
 fn export(declared: &Declared, origin: &str, output: &Output) -> anyhow::Result<Done> {
     let served = find(declared, origin)?;
     let lines: Vec<String> = served
-        .authority
-        .records(served.serial)
-        .iter()
-        .map(master_line)
+        .records()
+        .map(|record| master_line(&record))
         .collect();
     output.print(&lines, || lines.join("\n") + "\n")?;
     Ok(Done::Well)

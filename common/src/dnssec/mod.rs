@@ -1,5 +1,5 @@
 //! The keys zones are signed with, and their life: made at first use, rolled over by the timings of
-//! RFC 7583, kept in one state file a zone. Signing itself is elsewhere.
+//! RFC 7583, kept in one state file a zone; and the signing itself.
 //!
 //! ```text
 //! Policy ─┐
@@ -11,6 +11,8 @@ mod clock;
 mod key;
 mod policy;
 mod rollover;
+mod sign;
+mod signers;
 mod store;
 mod zone_keys;
 
@@ -18,5 +20,7 @@ pub use clock::Moment;
 pub use key::{Key, KeyFailure, Role};
 pub use policy::{Dnssec, Policy};
 pub use rollover::{Next, Refusal, Step, advance, confirm, next, start};
+pub use sign::{Sealed, sign, sign_soa};
+pub use signers::Signers;
 pub use store::{KeyError, Store};
 pub use zone_keys::{Held, State, ZoneKeys};

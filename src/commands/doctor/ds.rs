@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use common::Declared;
+use common::{Declared, dnssec::Store};
 use hickory_proto::{
-    rr::{Name, Record, RecordType},
+    dnssec::rdata::DNSSECRData,
+    rr::{Name, RData, Record, RecordType},
     serialize::binary::BinEncodable,
 };
 
@@ -12,10 +13,20 @@ use super::finding::Finding;
 use crate::commands::delegation::plain;
 
 const SUBJECT: &str = "DS";
+/// What a parent's DS records commonly live, in seconds.
+const TTL: u32 = 86_400;
 
 /// The DS records our own keys call for: what the parent should hold. An unsigned zone has none.
-pub(super) fn own_ds(_declared: &Declared, _origin: &str) -> Vec<Record> {
-    Vec::new()
+pub(super) fn own_ds(declared: &Declared, origin: &Name) -> Vec<Record> {
+    // Without keys nothing was ever served signed.
+    let Ok(keys) = Store::open(&declared.config().edge).read(origin) else {
+        return Vec::new();
+    };
+    let record = |ds| {
+        let data = RData::DNSSEC(DNSSECRData::DS(ds));
+        Record::from_rdata(origin.clone(), TTL, data)
+    };
+    keys.ds().into_iter().map(record).collect()
 }
 
 /// A DS record's data.

@@ -185,9 +185,9 @@ fn judge_back(
     let (at, origin) = (zone.address, plain(&zone.authority.apex));
     let asked = format!("{} PTR of the resolver", plain(address));
     let bad = |found: String, cure: String| Finding::bad(severity, SUBJECT, &*asked, found, cure);
-    let records = zone.authority.records(0);
+    // One name of the zone holds them, the server's own first.
+    let records = zone.authority.nodes().flat_map(|(_, node)| &node.records);
     let served: Vec<(&Name, &Name)> = records
-        .iter()
         .filter_map(|record| match &record.data {
             RData::PTR(target) => Some((&record.name, &target.0)),
             _ => None,

@@ -145,15 +145,15 @@ async fn locate(
 fn known(registry: &Registry, name: &Name) -> Vec<IpAddr> {
     let lower = LowerName::new(name);
     let found = registry
-        .authority(&lower)
-        .and_then(|(authority, _)| authority.find(&lower));
+        .nearest(&lower, RecordType::A)
+        .and_then(|(_, served)| served.authority.find(&lower));
     match found {
         Some(Found::Node(node)) => node
             .records
             .iter()
             .filter_map(|record| record.data.ip_addr())
             .collect(),
-        Some(Found::Site) => all(&registry.addresses),
+        Some(Found::Site(_)) => all(&registry.addresses),
         None => Vec::new(),
     }
 }

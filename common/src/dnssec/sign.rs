@@ -1,0 +1,513 @@
+//! Signing a zone: what changed, and what would expire.
+//!
+//! A signature is taken over from the zone's last form when the set it covers, the key and the clock
+//! allow; so an edit among 100,000 sites costs a handful of signatures, and the first signing all of
+//! them, on all processors. Signatures live two weeks and a random part of four days more, and are made
+//! anew a week before their end: those made together don't end together.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use hickory_proto::{
+    dnssec::rdata::{DNSSECRData, NSEC},
+    rr::{LowerName, Name, RData, Record, RecordType},
+    serialize::binary::{BinEncodable, BinEncoder},
+};
+
+use super::{Key, KeyFailure, ZoneKeys};
+use crate::{
+    authority::{Authority, Node},
+    signed::{Link, Place, Signature, Signed, nsec_ttl},
+    wire::wire,
+};
+
+const DAY: u32 = 86_400;
+/// A validator's clock may be behind ours.
+const BEFORE_SECONDS: u32 = 3_600;
+const LIFE_SECONDS: u32 = 14 * DAY;
+const JITTER_SECONDS: u32 = 4 * DAY;
+/// What is left of a signature when it is made anew: longer than secondaries go without us (SOA expire
+/// is two weeks, but a week is what a broken primary may take to be noticed) and than any TTL.
+const REFRESH_SECONDS: u32 = 7 * DAY;
+/// Labels signed by one thread at a time.
+const CHUNK: usize = 64;
+/// ECDSA P-256 with SHA-256 (RFC 6605).
+const ALGORITHM: u8 = 13;
+
+/// A zone with its keys in it, signed but for its SOA record, which waits for the serial.
+#[derive(Debug)]
+pub struct Sealed {
+    /// The zone with DNSKEY, CDS and CDNSKEY records at its apex.
+    pub authority: Authority,
+    /// Its signatures.
+    pub signed: Signed,
+    /// How many of them were made now.
+    pub made: usize,
+}
+
+/// Signs a zone; `previous` is its last form.
+///
+/// # Errors
+/// A key can't sign.
+pub fn sign(
+    content: &Authority,
+    keys: &ZoneKeys,
+    previous: Option<(&Authority, &Signed)>,
+    now: SystemTime,
+) -> Result<Sealed, KeyFailure> {
+    let mut authority = content.clone();
+    let apex = Name::from(&authority.apex);
+    let dnskeys = keys
+        .dnskeys()
+        .into_iter()
+        .map(|key| RData::DNSSEC(DNSSECRData::DNSKEY(key)));
+    for data in dnskeys.chain(keys.cds()) {
+        authority.add(Record::from_rdata(apex.clone(), authority.ttl, data));
+    }
+    let pen = Pen {
+        authority: &authority,
+        apex: wire(&apex).to_ascii_lowercase(),
+        keys,
+        now: seconds(now),
+        chance: RandomState::new(),
+    };
+    let mut made = 0;
+    let mut signed = Signed {
+        links: links(&authority),
+        labels: Box::default(),
+        stride: authority.site_types() + 1,
+        soa: Signature::empty(),
+        refresh: 0,
+        version: 0,
+    };
+    for index in 0..signed.links.len() {
+        let signatures = pen.link(&signed, index, previous, &mut made)?;
+        if let Some(link) = signed.links.get_mut(index) {
+            link.signatures = signatures.into();
+        }
+    }
+    let (labels, made_of_labels) = pen.labels(&signed, previous)?;
+    signed.labels = labels.into();
+    made += made_of_labels;
+    let all = signed
+        .links
+        .iter()
+        .flat_map(|link| link.signatures.iter().map(|(_, signature)| signature))
+        .chain(
+            signed
+                .labels
+                .iter()
+                .filter(|signature| !signature.is_empty()),
+        );
+    let left = all
+        .map(|signature| signature.expiration.wrapping_sub(pen.now))
+        .min()
+        .unwrap_or(LIFE_SECONDS);
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    signed.refresh = since.as_secs() + u64::from(left.saturating_sub(REFRESH_SECONDS));
+    signed.version = match previous {
+        Some((_, before)) if made == 0 => before.version,
+        _ => u64::try_from(since.as_nanos() & u128::from(u64::MAX)).unwrap_or(0),
+    };
+    Ok(Sealed {
+        authority,
+        signed,
+        made,
+    })
+}
+
+/// Signs the SOA record.
+///
+/// # Errors
+/// The key can't sign.
+pub fn sign_soa(
+    authority: &Authority,
+    serial: u32,
+    keys: &ZoneKeys,
+    now: SystemTime,
+) -> Result<Signature, KeyFailure> {
+    let apex = Name::from(&authority.apex);
+    let pen = Pen {
+        authority,
+        apex: wire(&apex).to_ascii_lowercase(),
+        keys,
+        now: seconds(now),
+        chance: RandomState::new(),
+    };
+    let soa = authority.soa(serial, authority.ttl);
+    let set = Set {
+        owner: &pen.apex,
+        labels: authority.apex_labels(),
+        kind: RecordType::SOA,
+        ttl: authority.ttl,
+        data: vec![canonical(&soa.data)],
+    };
+    pen.sign(&set, keys.zone_key())
+}
+
+/// The names of the chain that are no labels, in canonical order, without signatures.
+fn links(authority: &Authority) -> Box<[Link]> {
+    let below_cut =
+        |name: &LowerName| *name != authority.apex && authority.is_delegated(&name.base_name());
+    let mut named: Vec<(&LowerName, &Node)> = authority
+        .nodes()
+        .filter(|(name, node)| !node.records.is_empty() && !below_cut(name))
+        .collect();
+    named.sort_unstable_by_key(|(name, _)| *name);
+    let apex_labels = usize::from(authority.apex_labels());
+    named
+        .into_iter()
+        .map(|(name, node)| {
+            let labels: Vec<&[u8]> = name.iter().collect();
+            let above = labels
+                .len()
+                .checked_sub(apex_labels + 1)
+                .and_then(|at| labels.get(at));
+            let before = above.and_then(|label| authority.labels().at_or_before(label));
+            let mut types: Vec<RecordType> = Vec::new();
+            for kind in node.records.iter().map(Record::record_type) {
+                if !types.contains(&kind) {
+                    types.push(kind);
+                }
+            }
+            // Addresses at a delegation are glue, and the child's (RFC 4035 §2.3).
+            if *name != authority.apex && authority.is_delegated(name) {
+                types.retain(|kind| matches!(kind, RecordType::NS | RecordType::DS));
+            }
+            if *name == authority.apex {
+                types.push(RecordType::SOA);
+            }
+            types.extend([RecordType::RRSIG, RecordType::NSEC]);
+            Link {
+                octets: wire(&Name::from(name)).to_ascii_lowercase().into(),
+                name: name.clone(),
+                after: before.map_or(0, |place| place + 1),
+                types: types.into(),
+                signatures: Box::default(),
+            }
+        })
+        .collect()
+}
+
+/// One set of records to be signed.
+struct Set<'a> {
+    owner: &'a [u8],
+    labels: u8,
+    kind: RecordType,
+    ttl: u32,
+    /// Each record's data in canonical form.
+    data: Vec<Vec<u8>>,
+}
+
+struct Pen<'a> {
+    authority: &'a Authority,
+    apex: Vec<u8>,
+    keys: &'a ZoneKeys,
+    now: u32,
+    chance: RandomState,
+}
+
+impl Pen<'_> {
+    /// The signature of a set (RFC 4034 §3.1.8.1).
+    fn sign(&self, set: &Set<'_>, key: &Key) -> Result<Signature, KeyFailure> {
+        let inception = self.now.wrapping_sub(BEFORE_SECONDS);
+        let chance = self.chance.hash_one((set.owner, u16::from(set.kind)));
+        let jitter = u32::try_from(chance % u64::from(JITTER_SECONDS)).unwrap_or(0);
+        let expiration = self.now.wrapping_add(LIFE_SECONDS + jitter);
+        let kind = u16::from(set.kind).to_be_bytes();
+        let mut message = Vec::with_capacity(256);
+        message.extend_from_slice(&kind);
+        message.extend_from_slice(&[ALGORITHM, set.labels]);
+        message.extend_from_slice(&set.ttl.to_be_bytes());
+        message.extend_from_slice(&expiration.to_be_bytes());
+        message.extend_from_slice(&inception.to_be_bytes());
+        message.extend_from_slice(&key.tag().to_be_bytes());
+        message.extend_from_slice(&self.apex);
+        let mut data: Vec<&Vec<u8>> = set.data.iter().collect();
+        // Canonical order, each once (RFC 4034 §6.3).
+        data.sort_unstable();
+        data.dedup();
+        for data in data {
+            message.extend_from_slice(set.owner);
+            message.extend_from_slice(&kind);
+            message.extend_from_slice(&[0, 1]);
+            message.extend_from_slice(&set.ttl.to_be_bytes());
+            let length = u16::try_from(data.len()).unwrap_or(u16::MAX);
+            message.extend_from_slice(&length.to_be_bytes());
+            message.extend_from_slice(data);
+        }
+        Ok(Signature {
+            inception,
+            expiration,
+            tag: key.tag(),
+            octets: key.sign(&message)?,
+        })
+    }
+
+    /// Whether a signature may be used for some time yet.
+    fn lasts(&self, signature: &Signature) -> bool {
+        let left = signature.expiration.wrapping_sub(self.now);
+        let age = self.now.wrapping_sub(signature.inception);
+        // A clock set back makes both wrap around.
+        (REFRESH_SECONDS..=LIFE_SECONDS + JITTER_SECONDS).contains(&left)
+            && age <= LIFE_SECONDS + JITTER_SECONDS + BEFORE_SECONDS
+    }
+
+    /// The signatures of a link.
+    fn link(
+        &self,
+        signed: &Signed,
+        index: usize,
+        previous: Option<(&Authority, &Signed)>,
+        made: &mut usize,
+    ) -> Result<Vec<(RecordType, Signature)>, KeyFailure> {
+        let mut signatures = Vec::new();
+        let Some(link) = signed.links.get(index) else {
+            return Ok(signatures);
+        };
+        let cut = link.name != self.authority.apex && link.types.contains(&RecordType::NS);
+        let before = previous.and_then(|(authority, signed)| {
+            let index = signed
+                .links
+                .binary_search_by(|other| other.name.cmp(&link.name));
+            index.ok().map(|index| (authority, signed, index))
+        });
+        for &kind in &*link.types {
+            let unsigned = matches!(kind, RecordType::RRSIG | RecordType::SOA)
+                || cut && kind == RecordType::NS;
+            if unsigned {
+                continue;
+            }
+            let Some(set) = self.link_set(self.authority, signed, index, kind) else {
+                continue;
+            };
+            let old = before.and_then(|(authority, signed, index)| {
+                let old = self.link_set(authority, signed, index, kind)?;
+                let same = old.ttl == set.ttl && old.data == set.data;
+                same.then(|| signed.links.get(index)).flatten()
+            });
+            // The keys' own sets are for whoever follows the parent's DS: the KSKs sign them.
+            let entry = matches!(
+                kind,
+                RecordType::DNSKEY | RecordType::CDS | RecordType::CDNSKEY
+            );
+            let keys: Vec<&Key> = if entry {
+                self.keys.signing_keys().collect()
+            } else {
+                vec![self.keys.zone_key()]
+            };
+            for key in keys {
+                let kept = old.and_then(|old| {
+                    old.signatures
+                        .iter()
+                        .find(|(covered, signature)| {
+                            *covered == kind && signature.tag == key.tag() && self.lasts(signature)
+                        })
+                        .map(|(_, signature)| signature.clone())
+                });
+                let signature = match kept {
+                    Some(signature) => signature,
+                    None => {
+                        *made += 1;
+                        self.sign(&set, key)?
+                    }
+                };
+                signatures.push((kind, signature));
+            }
+        }
+        Ok(signatures)
+    }
+
+    fn link_set<'s>(
+        &self,
+        authority: &Authority,
+        signed: &'s Signed,
+        index: usize,
+        kind: RecordType,
+    ) -> Option<Set<'s>> {
+        let link = signed.links.get(index)?;
+        let mut set = Set {
+            owner: &link.octets,
+            labels: link.name.num_labels(),
+            kind,
+            ttl: authority.ttl_of(&link.name, kind)?,
+            data: Vec::new(),
+        };
+        if kind == RecordType::NSEC {
+            set.data.push(nsec(authority, signed, Place::Link(index)));
+        } else {
+            let node = authority.node(&link.name)?;
+            set.data = node
+                .of_type(kind)
+                .map(|record| canonical(&record.data))
+                .collect();
+        }
+        (!set.data.is_empty()).then_some(set)
+    }
+
+    /// The signatures of all labels, and how many of them were made now.
+    fn labels(
+        &self,
+        signed: &Signed,
+        previous: Option<(&Authority, &Signed)>,
+    ) -> Result<(Vec<Signature>, usize), KeyFailure> {
+        let count = self.authority.labels().len();
+        let mut all = vec![Signature::empty(); count * signed.stride];
+        let data: Vec<(RecordType, Vec<u8>)> = self
+            .authority
+            .all_site_data()
+            .map(|data| (data.record_type(), canonical(data)))
+            .collect();
+        // Where the last form keeps the signature of the same data.
+        let slots: Vec<Option<usize>> = data
+            .iter()
+            .map(|(kind, octets)| {
+                let (before, _) =
+                    previous.filter(|(before, _)| before.ttl == self.authority.ttl)?;
+                before
+                    .all_site_data()
+                    .position(|old| old.record_type() == *kind && canonical(old) == *octets)
+            })
+            .collect();
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let share = count.div_ceil(workers).max(CHUNK);
+        let made = thread::scope(|scope| {
+            let tasks: Vec<_> = all
+                .chunks_mut(share * signed.stride)
+                .zip(0..)
+                .map(|(chunk, number): (&mut [Signature], usize)| {
+                    let (data, slots) = (&data, &slots);
+                    scope.spawn(move || {
+                        let mut made = 0;
+                        for (index, place) in chunk.chunks_mut(signed.stride).zip(number * share..)
+                        {
+                            let place = u32::try_from(place).unwrap_or(u32::MAX);
+                            made += self.label(signed, place, data, slots, previous, index)?;
+                        }
+                        Ok::<usize, KeyFailure>(made)
+                    })
+                })
+                .collect();
+            tasks
+                .into_iter()
+                .map(|task| task.join().unwrap_or(Err(KeyFailure::Random)))
+                .sum::<Result<usize, KeyFailure>>()
+        })?;
+        Ok((all, made))
+    }
+
+    /// The signatures of one label, into `into`; how many of them were made now.
+    fn label(
+        &self,
+        signed: &Signed,
+        place: u32,
+        data: &[(RecordType, Vec<u8>)],
+        slots: &[Option<usize>],
+        previous: Option<(&Authority, &Signed)>,
+        into: &mut [Signature],
+    ) -> Result<usize, KeyFailure> {
+        let (authority, key) = (self.authority, self.keys.zone_key());
+        let label = authority.labels().at(place);
+        let plain = authority.is_plain(place);
+        let old = previous.and_then(|(before, signed)| {
+            let place = before.labels().find(label)?;
+            let start = place as usize * signed.stride;
+            let signatures = signed.labels.get(start..start + signed.stride)?;
+            Some((before, signed, place, signatures))
+        });
+        let usable = |signature: &&Signature| signature.tag == key.tag() && self.lasts(signature);
+        let sign = |kind: RecordType, ttl: u32, data: Vec<u8>| {
+            let mut owner = vec![u8::try_from(label.len()).unwrap_or(0)];
+            owner.extend_from_slice(label);
+            owner.extend_from_slice(&self.apex);
+            let set = Set {
+                owner: &owner,
+                labels: authority.apex_labels() + 1,
+                kind,
+                ttl,
+                data: vec![data],
+            };
+            self.sign(&set, key)
+        };
+        let mut made = 0;
+        for (((kind, octets), slot), into) in data.iter().zip(slots).zip(&mut *into) {
+            if plain && *kind == RecordType::HTTPS {
+                continue;
+            }
+            let kept = old
+                .and_then(|(_, _, _, signatures)| signatures.get((*slot)?))
+                .filter(usable);
+            *into = match kept {
+                Some(signature) => signature.clone(),
+                None => {
+                    made += 1;
+                    sign(*kind, authority.ttl, octets.clone())?
+                }
+            };
+        }
+        let place = Place::Label(place);
+        let kept = old
+            .filter(|(before, old, old_place, _)| {
+                let old_place = Place::Label(*old_place);
+                nsec_ttl(before) == nsec_ttl(authority)
+                    && old.types(before, old_place) == signed.types(authority, place)
+                    && same_name(
+                        (before, old, old.next(before, old_place)),
+                        (authority, signed, signed.next(authority, place)),
+                    )
+            })
+            .and_then(|(_, _, _, signatures)| signatures.last())
+            .filter(usable);
+        if let Some(into) = into.last_mut() {
+            *into = match kept {
+                Some(signature) => signature.clone(),
+                None => {
+                    made += 1;
+                    let octets = nsec(authority, signed, place);
+                    sign(RecordType::NSEC, nsec_ttl(authority), octets)?
+                }
+            };
+        }
+        Ok(made)
+    }
+}
+
+/// Whether places in two forms of a zone have one name.
+fn same_name(a: (&Authority, &Signed, Place), b: (&Authority, &Signed, Place)) -> bool {
+    match (a, b) {
+        ((a, _, Place::Label(x)), (b, _, Place::Label(y))) => a.labels().at(x) == b.labels().at(y),
+        ((_, a, Place::Link(x)), (_, b, Place::Link(y))) => {
+            let name =
+                |signed: &Signed, link: usize| signed.links.get(link).map(|link| link.name.clone());
+            name(a, x) == name(b, y)
+        }
+        _ => false,
+    }
+}
+
+/// The data of an NSEC record.
+fn nsec(authority: &Authority, signed: &Signed, place: Place) -> Vec<u8> {
+    let next = signed.name(authority, signed.next(authority, place));
+    canonical(&RData::DNSSEC(DNSSECRData::NSEC(NSEC::new(
+        next,
+        signed.types(authority, place),
+    ))))
+}
+
+/// Record data in canonical form (RFC 4034 §6.2).
+fn canonical(data: &RData) -> Vec<u8> {
+    let mut octets = Vec::new();
+    let mut encoder = BinEncoder::new(&mut octets);
+    encoder.set_canonical_form(true);
+    // What a zone holds was encoded when it was read.
+    data.emit(&mut encoder).unwrap_or_default();
+    octets
+}
+
+fn seconds(time: SystemTime) -> u32 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs() & u64::from(u32::MAX)).unwrap_or(0)
+}

@@ -1,0 +1,173 @@
+//! Who signs: the server, with the keys of its store; nobody else, but for whoever asks to.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use hickory_proto::rr::Name;
+use ring::digest::{Context, SHA256};
+
+use super::{Dnssec, KeyError, KeyFailure, Moment, Policy, Store, ZoneKeys, sign, sign_soa};
+use crate::{authority::Authority, serial::Serials, served::Served};
+
+/// The keys of all zones, and what went wrong with them.
+#[derive(Debug, Default)]
+pub struct Signers {
+    store: Option<Store>,
+    /// Whether keys are made, and rolled over when it is time.
+    keeps: bool,
+    /// What keeps zones from being signed, by origin.
+    pub(crate) troubles: Vec<(String, String)>,
+}
+
+/// Why a zone can't be signed.
+#[derive(Debug, thiserror::Error)]
+enum SignError {
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Sign(#[from] KeyFailure),
+}
+
+impl Signers {
+    /// Signs with the keys in the edge's folder. The server keeps them: makes them at first use and
+    /// rolls them over.
+    pub(crate) fn of(edge: &Path, keeps: bool) -> Self {
+        Self {
+            store: Some(Store::open(edge)),
+            keeps,
+            troubles: Vec::new(),
+        }
+    }
+
+    /// Whether anything is signed here.
+    pub(crate) fn signs(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// A zone in its signed form: the one before while that is right. `None` when nobody signs here, or
+    /// nobody can.
+    pub(crate) fn sign(
+        &mut self,
+        content: &Arc<Authority>,
+        digest: &[u8; 32],
+        dnssec: &Dnssec,
+        before: Option<&Arc<Served>>,
+        serials: &mut Serials,
+        now: SystemTime,
+    ) -> Option<Arc<Served>> {
+        let store = self.store.as_ref()?;
+        let before_signed = before.filter(|before| before.signed.is_some());
+        let signed = self
+            .keys(store, content, dnssec, before_signed)
+            .map_err(SignError::from)
+            .and_then(|keys| {
+                let made = form(content, digest, keys, before_signed, serials, now)?;
+                Ok(made)
+            });
+        match signed {
+            Ok(served) => Some(served),
+            Err(error) => {
+                let origin = plain(content);
+                let cause = std::error::Error::source(&error)
+                    .map_or_else(String::new, |cause| format!(": {cause}"));
+                self.troubles
+                    .push((origin, format!("can't be signed: {error}{cause}")));
+                // What is signed stays: unsigned it would be bogus to whoever trusts its keys.
+                before_signed.cloned()
+            }
+        }
+    }
+
+    fn keys(
+        &self,
+        store: &Store,
+        content: &Authority,
+        dnssec: &Dnssec,
+        before: Option<&Arc<Served>>,
+    ) -> Result<Arc<ZoneKeys>, KeyError> {
+        let origin = Name::from(&content.apex);
+        if !self.keeps {
+            return store.read(&origin).map(Arc::new);
+        }
+        let policy = Policy::of(dnssec, content);
+        let keys = store.keys(&origin, &policy, Moment::now());
+        match (keys, before.and_then(|before| before.keys.clone())) {
+            // The keys in use are still good.
+            (Err(error), Some(keys)) => {
+                tracing::error!(%error, origin = %plain(content), "the zone is signed with the keys it had");
+                Ok(keys)
+            }
+            (keys, _) => keys,
+        }
+    }
+
+    /// Whether a zone as it is served wants to be signed anew.
+    pub(crate) fn wants(&self, served: &Served, dnssec: &Dnssec, now: SystemTime) -> bool {
+        let (Some(store), true) = (&self.store, self.keeps) else {
+            return false;
+        };
+        let (Some(signed), Some(keys)) = (&served.signed, &served.keys) else {
+            return false;
+        };
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if signed.refresh <= since.as_secs() {
+            return true;
+        }
+        let policy = Policy::of(dnssec, &served.content);
+        let origin = Name::from(&served.content.apex);
+        match store.keys(&origin, &policy, Moment::now()) {
+            Ok(new) => new != *keys,
+            // It is told of when something changes.
+            Err(_) => false,
+        }
+    }
+}
+
+/// The signed form: `before` itself when nothing is to be signed and nothing changed.
+fn form(
+    content: &Arc<Authority>,
+    digest: &[u8; 32],
+    keys: Arc<ZoneKeys>,
+    before: Option<&Arc<Served>>,
+    serials: &mut Serials,
+    now: SystemTime,
+) -> Result<Arc<Served>, KeyFailure> {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    if let Some(before) = before
+        && let Some(signed) = &before.signed
+        && (Arc::ptr_eq(&before.content, content) || before.content == *content)
+        && before.keys.as_ref() == Some(&keys)
+        && signed.refresh > since.as_secs()
+    {
+        return Ok(Arc::clone(before));
+    }
+    let previous = before.and_then(|before| Some((&*before.authority, before.signed.as_ref()?)));
+    let sealed = sign(content, &keys, previous, now)?;
+    tracing::info!(origin = %plain(content), signatures = sealed.made, "signed");
+    // Another signature is another content, with a serial of its own.
+    let mut context = Context::new(&SHA256);
+    context.update(digest);
+    context.update(&sealed.signed.version.to_be_bytes());
+    for key in keys.dnskeys() {
+        context.update(&key.flags().to_be_bytes());
+        context.update(&key.calculate_key_tag().unwrap_or(0).to_be_bytes());
+    }
+    let mut whole = [0; 32];
+    whole.copy_from_slice(context.finish().as_ref());
+    let serial = serials.assign(&plain(content), &whole, now);
+    let soa = sign_soa(&sealed.authority, serial, &keys, now)?;
+    Ok(Arc::new(Served::signed(
+        Arc::clone(content),
+        sealed,
+        serial,
+        soa,
+        keys,
+    )))
+}
+
+fn plain(content: &Authority) -> String {
+    content.apex.to_string().trim_end_matches('.').to_owned()
+}
