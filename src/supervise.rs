@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use common::{
     Config, Declared, Problem, Published,
+    journal::Journal,
     metrics::{Computed, Family},
     watch::{self, Looked, Reload},
 };
@@ -154,14 +155,16 @@ async fn run(
     } else {
         None
     };
-    let mut edge = if role == Role::Control {
-        None
-    } else {
+    // Control answers no DNS.
+    let journal = (role != Role::Control)
+        .then(|| Journal::open(&config.edge.join("journal"), declared.registry()));
+    let mut edge = if let Some(journal) = &journal {
         let (sites, linked) = reach_sites(config, &published);
         let certificates = Certificates::new(authority, Arc::clone(&published));
         let dns = dns::start(
             listeners.dns,
             Arc::clone(&published),
+            Arc::clone(journal),
             limits,
             Some(certificates.for_dns()),
             &metrics,
@@ -176,6 +179,8 @@ async fn run(
             &metrics,
         )?;
         Some((dns, web, linked))
+    } else {
+        None
     };
     let health = Health::new(metrics);
     let admin = admin::start(listeners.admin, &health)?;
@@ -183,6 +188,7 @@ async fn run(
     let following = tokio::spawn(watch::follow(
         declared,
         Arc::clone(&published),
+        journal,
         requested,
         move |looked| reloads.observe(looked),
     ));

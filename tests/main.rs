@@ -22,3 +22,4 @@ mod live;
 mod metrics;
 mod peers;
 mod tls;
+mod transfers;

@@ -19,6 +19,7 @@ use crate::{
     paths,
     problem::Problem,
     reverse,
+    secondary::Secondaries,
     table::{At, Reading, Table},
 };
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub containers: Containers,
     /// `[groups]`.
     pub groups: Groups,
+    /// `[[secondaries]]` and `[keys]`.
+    pub secondaries: Secondaries,
 }
 
 /// A configuration that can't be used.
@@ -247,6 +250,8 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
         "capacity",
         "database",
         "groups",
+        "secondaries",
+        "keys",
     ];
     let document = reading.document(text)?;
     let root = Table::strict(document.get_ref(), 0..0, SECTIONS, reading);
@@ -303,6 +308,7 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
 
     let containers = Containers::read(&root, base, &state, reading);
     let groups = Groups::read(&root, reading);
+    let secondaries = Secondaries::read(&root, base, reading);
 
     Some(Config {
         addresses,
@@ -319,6 +325,7 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
         access_log,
         containers,
         groups,
+        secondaries,
     })
 }
 

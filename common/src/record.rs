@@ -7,7 +7,7 @@ use hickory_proto::{
     dnssec::rdata::DNSSECRData,
     rr::{Name, RData, Record},
     serialize::{
-        binary::{BinEncodable, BinEncoder},
+        binary::{BinEncodable, BinEncoder, NameEncoding},
         txt::Parser,
     },
 };
@@ -141,6 +141,15 @@ pub fn master_line(record: &Record) -> String {
     };
     let (name, ttl) = (&record.name, record.ttl);
     format!("{name}\t{ttl}\tIN\t{kind}\t{data}")
+}
+
+/// The whole record on the wire, nothing compressed; `None` for one that no message could hold.
+pub(crate) fn octets(record: &Record) -> Option<Vec<u8>> {
+    let mut octets = Vec::new();
+    let mut encoder = BinEncoder::new(&mut octets);
+    encoder.set_name_encoding(NameEncoding::Uncompressed);
+    record.emit(&mut encoder).ok()?;
+    Some(octets)
 }
 
 fn wire(data: &RData) -> Result<Vec<u8>, String> {

@@ -17,6 +17,7 @@ use crate::{
     observed::Observed,
     problem::{Problem, Severity},
     reverse::{self, BIND_RECORDS, ReverseZone, Sources},
+    secondary::{Secondaries, Secondary},
     serial::Serials,
     served::Served,
     site::{HttpsPolicy, Site},
@@ -38,6 +39,8 @@ pub struct Registry {
     pub served: Arc<Vec<Arc<Served>>>,
     /// Groups of tenants and their limits.
     pub groups: Arc<Groups>,
+    /// Who may transfer zones.
+    pub secondaries: Arc<Secondaries>,
     /// What is known of sites' containers.
     pub observed: Arc<Observed>,
     /// Which publication of the files this is, from 1; 0 before it is published.
@@ -115,6 +118,7 @@ impl Registry {
             reverse: Arc::default(),
             served: Arc::default(),
             groups: Arc::default(),
+            secondaries: Arc::default(),
             observed: Arc::default(),
             generation: 0,
             index: Arc::default(),
@@ -392,6 +396,7 @@ pub(crate) fn compile(
         reverse: reverse.into(),
         served: served.into(),
         groups: Arc::new(config.groups.clone()),
+        secondaries: Arc::new(config.secondaries.clone()),
         observed: Arc::default(),
         generation: 0,
         index: index.into(),
@@ -452,6 +457,20 @@ fn reverse_zones(config: &Config, zones: &[Arc<Zone>]) -> Vec<ReverseZone> {
 
 /// What deserves a look though it is served.
 pub(crate) fn warnings(registry: &Registry, config_file: &std::path::Path) -> Vec<Problem> {
+    let unknown = registry
+        .secondaries
+        .iter()
+        .flat_map(Secondary::zones)
+        .filter(|zone| registry.served_at(zone).is_none())
+        .map(|zone| Problem {
+            severity: Severity::Warning,
+            ..Problem::whole_file(
+                config_file,
+                format!(
+                    "[[secondaries]] zones: {zone} is no zone of ours, so nobody can transfer it"
+                ),
+            )
+        });
     registry
         .reverse
         .iter()
@@ -471,5 +490,6 @@ pub(crate) fn warnings(registry: &Registry, config_file: &std::path::Path) -> Ve
             };
             Some(Problem { severity: Severity::Warning, ..Problem::whole_file(config_file, message) })
         })
+        .chain(unknown)
         .collect()
 }

@@ -105,7 +105,7 @@ impl Serials {
 }
 
 /// Whether serial `a` is later than `b` (RFC 1982 §3.2).
-fn later(a: u32, b: u32) -> bool {
+pub fn later(a: u32, b: u32) -> bool {
     a != b && a.wrapping_sub(b) < 1 << 31
 }
 

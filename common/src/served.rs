@@ -88,22 +88,59 @@ impl Served {
     /// its SOA before all. `None` past the last name. A zone may have a million of them: whoever sends it
     /// asks for one after the other.
     pub fn records_at(&self, index: usize) -> Option<Vec<Record>> {
-        let authority = &*self.authority;
-        if let Some(name) = self.names.get(index) {
-            let mut records = Vec::new();
-            if *name == authority.apex {
-                records.push(self.soa());
-            }
-            records.extend(authority.node(name)?.records.iter().cloned());
-            self.sign(name, &mut records);
-            return Some(records);
+        match self.names.get(index) {
+            Some(name) => Some(self.at_name(name)),
+            None => self.at_label(u32::try_from(index - self.names.len()).ok()?),
         }
-        let place = u32::try_from(index - self.names.len()).ok()?;
+    }
+
+    /// Names with records that are no labels, the apex first, in canonical order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &LowerName> {
+        self.names.iter()
+    }
+
+    /// All records of a name that is no label; the SOA record comes first at the apex.
+    pub(crate) fn at_name(&self, name: &LowerName) -> Vec<Record> {
+        let authority = &*self.authority;
+        let mut records = Vec::new();
+        if *name == authority.apex {
+            records.push(self.soa());
+        }
+        let node = authority.node(name);
+        records.extend(
+            node.into_iter()
+                .flat_map(|node| node.records.iter().cloned()),
+        );
+        self.sign(name, &mut records);
+        records
+    }
+
+    /// All records of the label at `place`.
+    pub(crate) fn at_label(&self, place: u32) -> Option<Vec<Record>> {
+        let authority = &*self.authority;
         let label = authority.labels().get(place)?;
         let owner = Name::from(&authority.apex).prepend_label(label).ok()?;
         let mut records: Vec<Record> = authority.site_records(place, &owner).collect();
         self.sign(&LowerName::new(&owner), &mut records);
         Some(records)
+    }
+
+    /// Whether the sites of two forms have the same data, signatures left out.
+    pub(crate) fn sites_like(&self, other: &Self) -> bool {
+        let (a, b) = (&self.authority, &other.authority);
+        a.ttl == b.ttl
+            && a.all_site_data().eq(b.all_site_data())
+            && self.signed.is_some() == other.signed.is_some()
+    }
+
+    /// Whether a label here and one of the same name there have the same records, where
+    /// [`Served::sites_like`] holds.
+    pub(crate) fn label_is(&self, place: u32, other: &Self, other_place: u32) -> bool {
+        self.authority.is_plain(place) == other.authority.is_plain(other_place)
+            && match (&self.signed, &other.signed) {
+                (Some(a), Some(b)) => a.of_place(place) == b.of_place(other_place),
+                _ => true,
+            }
     }
 
     /// Adds the signatures of all sets of a name, and its NSEC record.

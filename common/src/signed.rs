@@ -138,6 +138,12 @@ impl Signed {
         self.labels.get(place as usize * self.stride + index)
     }
 
+    /// All signatures of the label at `place`.
+    pub(crate) fn of_place(&self, place: u32) -> Option<&[Signature]> {
+        let start = place as usize * self.stride;
+        self.labels.get(start..start + self.stride)
+    }
+
     /// The signatures of a type of a link.
     pub fn of_link(&self, link: usize, kind: RecordType) -> impl Iterator<Item = &Signature> {
         let link = self.links.get(link);

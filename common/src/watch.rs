@@ -12,7 +12,7 @@ use std::{
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use crate::{declared::Declared, problem::Problem, publish::Published};
+use crate::{declared::Declared, journal::Journal, problem::Problem, publish::Published};
 
 /// Events of one change come together: wait this long for the last of them.
 const SETTLE: Duration = Duration::from_millis(3);
@@ -38,11 +38,12 @@ pub struct Looked {
 #[derive(Clone, Copy, Debug)]
 pub struct Reload;
 
-/// Publishes changes until the future is dropped. `observe` is told of each look that published
+/// Publishes changes until the future is dropped, each kept in `journal` before. `observe` is told of each look that published
 /// something or found other problems than the one before.
 pub async fn follow(
     declared: Declared,
     published: Arc<Published>,
+    journal: Option<Arc<Journal>>,
     mut reloads: mpsc::Receiver<Reload>,
     observe: impl Fn(&Looked),
 ) {
@@ -66,8 +67,10 @@ pub async fn follow(
             Some(Reload) = reloads.recv() => reload = true,
         }
         let worker = Arc::clone(&declared);
+        let journal = journal.clone();
         let read = tokio::task::spawn_blocking(move || {
             let mut declared = lock(&worker);
+            let old = Arc::clone(declared.registry());
             let changed = if reload {
                 declared.reload()
             } else {
@@ -77,6 +80,9 @@ pub async fn follow(
                 tracing::error!(%error, "can't keep the zones' serials in the state folder; serving all the same");
             }
             let registry = changed.then(|| Arc::clone(declared.registry()));
+            if let (Some(journal), Some(new)) = (journal, &registry) {
+                journal.follow(&old, new);
+            }
             (
                 registry,
                 declared.problems(),

@@ -36,6 +36,41 @@ impl Writer {
         }
     }
 
+    /// A message that goes on after a header, and a question if there is one.
+    pub fn after(start: Vec<u8>, most: usize) -> Self {
+        let mut writer = Self {
+            octets: start,
+            most,
+            suffixes: HashMap::new(),
+        };
+        writer.learn_question();
+        writer
+    }
+
+    /// Lets names point into the question.
+    fn learn_question(&mut self) {
+        let mut at = HEADER_OCTETS;
+        while let Some(length) = self
+            .octets
+            .get(at)
+            .filter(|length| (1..64).contains(*length))
+        {
+            let next = at + 1 + usize::from(*length);
+            let rest = &self.octets[at..];
+            let Some(end) = name_end(rest) else { return };
+            if let Ok(place) = u16::try_from(at) {
+                self.suffixes
+                    .insert(rest[..end].to_ascii_lowercase().into(), place);
+            }
+            at = next;
+        }
+    }
+
+    /// Changes how long the message may get.
+    pub fn limit(&mut self, most: usize) {
+        self.most = most;
+    }
+
     /// What has been written.
     pub fn octets(&self) -> &[u8] {
         &self.octets
@@ -111,6 +146,7 @@ impl Writer {
         while let [length, after @ ..] = rest
             && *length > 0
         {
+            // The root label ends what is remembered, as it ends the name.
             let lower = rest.to_ascii_lowercase();
             if let Some(at) = self.suffixes.get(&*lower) {
                 self.octets.extend_from_slice(&(POINTER | at).to_be_bytes());
@@ -127,6 +163,18 @@ impl Writer {
             rest = &after[label..];
         }
         self.octets.push(0);
+    }
+}
+
+/// How long an uncompressed name is, its root label included.
+fn name_end(octets: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match *octets.get(at)? {
+            0 => return Some(at + 1),
+            length @ 1..=63 => at += usize::from(length) + 1,
+            _ => return None,
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     general,
     limit::{Like, Limiter, Verdict},
     metrics::Tally,
+    transfer::{self, Received, Transfers},
 };
 
 const HEADER_OCTETS: usize = 12;
@@ -67,6 +68,7 @@ pub(crate) struct Responder {
     limiter: Limiter,
     /// What NSID tells (RFC 5001); empty tells nothing.
     identity: Box<[u8]>,
+    pub(crate) transfers: Arc<Transfers>,
 }
 
 /// A worker's own room.
@@ -138,12 +140,14 @@ impl Responder {
         cookies: Cookies,
         limiter: Limiter,
         identity: &str,
+        transfers: Arc<Transfers>,
     ) -> Self {
         Self {
             published,
             cookies,
             limiter,
             identity: identity.as_bytes().into(),
+            transfers,
         }
     }
 
@@ -164,7 +168,46 @@ impl Responder {
             _ => return 0,
         }
         self.quick(world, tally, scratch, message, asked, out)
-            .unwrap_or_else(|| self.general(world, tally, scratch, message, asked, out))
+            .unwrap_or_else(|| match asked.transport {
+                Transport::Udp => self.datagram(world, tally, scratch, message, asked, out),
+                _ => self.general(world, tally, scratch, message, asked, out),
+            })
+    }
+
+    /// An uncommon datagram: signed, for a secondary, or anything else. Streams look for these before
+    /// they come here, since a transfer is more than one message.
+    #[cold]
+    fn datagram(
+        &self,
+        world: &Registry,
+        tally: &Tally,
+        scratch: &mut Scratch,
+        message: &[u8],
+        asked: &Asked,
+        out: &mut [u8],
+    ) -> usize {
+        let answer = match self
+            .transfers
+            .receive(message, asked.source, asked.transport)
+        {
+            Received::Ordinary => {
+                return self.general(world, tally, scratch, message, asked, out);
+            }
+            Received::Signed(question, session) => {
+                let length = self.respond(world, tally, scratch, &question, asked, out);
+                if length == 0 {
+                    return 0;
+                }
+                let answer = out[..length].to_vec();
+                transfer::signed(answer, &question, session, asked.transport)
+            }
+            Received::Answer(answer) => answer,
+            // Over UDP one message answers all.
+            Received::Transfer(transfer) => transfer.refusal(),
+        };
+        let mut out = Out::after(out, 0);
+        out.put(&answer);
+        out.length()
     }
 
     /// The way of common questions; `None` is for the general path.

@@ -6,7 +6,8 @@
 //! - `general` answers the rest: hickory-server's request handling around [`common::lookup()`];
 //! - `edns`, `cookie` and `limit` are what both ways share: options, who is who, and how much for whom;
 //! - `udp` moves datagrams by the batch (`batch`), a thread for each core and address; `stream` serves
-//!   connections, a runtime for each core.
+//!   connections, a runtime for each core;
+//! - `transfer` gives secondaries zones and their changes, [`tsig`] the signatures, `notify` the news.
 
 mod batch;
 mod cookie;
@@ -15,19 +16,23 @@ mod engine;
 mod general;
 mod limit;
 mod metrics;
+mod notify;
 mod stream;
+mod transfer;
+pub mod tsig;
 mod udp;
+mod wire;
 
 use std::{
     io,
-    net::{TcpListener, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
-use common::{Published, gate::Gate};
-use tokio::sync::watch;
+use common::{Published, gate::Gate, journal::Journal};
+use tokio::{sync::watch, task::JoinSet};
 
 pub use crate::{
     engine::{Answerer, Transport},
@@ -39,7 +44,9 @@ use crate::{
     engine::Responder,
     limit::Limiter,
     metrics::Metrics,
+    notify::Notifier,
     stream::{Door, Streams},
+    transfer::Transfers,
 };
 
 /// Bound sockets to answer on.
@@ -75,6 +82,7 @@ pub struct Server {
     stop: watch::Sender<bool>,
     streams: Vec<thread::JoinHandle<()>>,
     ended: watch::Receiver<bool>,
+    _telling: JoinSet<()>,
     answerer: Answerer,
 }
 
@@ -83,24 +91,36 @@ pub fn worker_count() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Starts answering from `published` on threads of its own. `tls` is for the sockets that want it.
+/// Starts answering from `published` on threads of its own; secondaries get changes out of `journal`,
+/// and are told of them on the runtime of the caller. `tls` is for the sockets that want it.
 ///
 /// # Errors
 /// A thread can't be started, a metric is registered twice, or the system gives no random octets.
 pub fn start(
     sockets: Sockets,
     published: Arc<Published>,
+    journal: Arc<Journal>,
     limits: Limits,
     tls: Option<Arc<rustls::ServerConfig>>,
     registry: &prometheus::Registry,
 ) -> Result<Server, StartError> {
     let metrics = Metrics::register(&published, registry)?;
+    let transfers = Transfers::register(&published, journal, metrics.worker(), registry)?;
+    let listening: Vec<SocketAddr> = sockets
+        .tcp
+        .iter()
+        .filter_map(|socket| socket.local_addr().ok())
+        .collect();
+    let notifier = Notifier::register(&published, &listening, registry)?;
+    let mut telling = JoinSet::new();
+    telling.spawn(notifier.run());
     let cookies = Cookies::new().map_err(|_| StartError::Random)?;
     let responder = Arc::new(Responder::new(
         published,
         cookies,
         Limiter::new(limits.rates),
         &limits.identity,
+        transfers,
     ));
     let mut datagrams = udp::Workers::default();
     for socket in sockets.udp {
@@ -151,6 +171,7 @@ pub fn start(
         stop,
         streams: threads,
         ended,
+        _telling: telling,
         answerer: Answerer {
             responder,
             tally: Arc::new(Mutex::new(metrics.worker())),

@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     engine::{Asked, Responder, Scratch, Transport, now},
     metrics::Tally,
+    transfer::{self, Received},
 };
 
 /// Accept errors such as "too many open files" repeat at once; this keeps them from spinning.
@@ -172,7 +173,7 @@ impl Talk<'_> {
             let mut taken = 0;
             while let Some(message) = frame(&questions[taken..]) {
                 taken += LENGTH_OCTETS + message.len();
-                if !self.answer(message, &mut answers) {
+                if !self.take(message, &mut answers, &mut stream).await? {
                     return Ok(());
                 }
                 if answers.len() > FLUSH_OCTETS {
@@ -188,6 +189,48 @@ impl Talk<'_> {
             // One large answer must not keep its memory for as long as the connection lasts.
             answers.shrink_to(FLUSH_OCTETS);
         }
+    }
+
+    /// Answers a message: signed ones and those of secondaries in their way, all others in the common
+    /// one. `false` where the connection should end instead.
+    async fn take(
+        &self,
+        message: &[u8],
+        answers: &mut Vec<u8>,
+        stream: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<bool> {
+        let transfers = &self.streams.responder.transfers;
+        let answer = match transfers.receive(message, self.source, self.transport) {
+            Received::Ordinary => return Ok(self.answer(message, answers)),
+            Received::Signed(question, session) => {
+                let mut framed = Vec::new();
+                if !self.answer(&question, &mut framed) {
+                    return Ok(false);
+                }
+                let answer = framed.split_off(LENGTH_OCTETS);
+                transfer::signed(answer, &question, session, self.transport)
+            }
+            Received::Answer(answer) => answer,
+            Received::Transfer(transfer) => match transfers.turn().await {
+                None => transfer.refusal(),
+                Some(turn) => {
+                    for message in transfer.messages() {
+                        // Cut off, a transfer must not look whole: the connection ends.
+                        let Some(message) = message else {
+                            return Ok(false);
+                        };
+                        add(&message, answers);
+                        timeout(self.streams.idle, stream.write_all(answers)).await??;
+                        answers.clear();
+                    }
+                    transfer.sent();
+                    drop(turn);
+                    return Ok(true);
+                }
+            },
+        };
+        add(&answer, answers);
+        Ok(true)
     }
 
     /// Adds the answer to a message; `false` where the connection should end instead.
@@ -221,6 +264,14 @@ impl Talk<'_> {
         answers.extend_from_slice(&answer[..LENGTH_OCTETS + length]);
         length > 0
     }
+}
+
+/// Adds a message with its length.
+fn add(message: &[u8], answers: &mut Vec<u8>) {
+    // None of ours is longer.
+    let length = u16::try_from(message.len()).unwrap_or(0);
+    answers.extend_from_slice(&length.to_be_bytes());
+    answers.extend_from_slice(&message[..usize::from(length)]);
 }
 
 fn length_of(octets: &[u8]) -> Option<usize> {
