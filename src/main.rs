@@ -2,6 +2,7 @@
 //! server, an HTTPS proxy and a container for each site.
 
 mod admin;
+mod allocator;
 mod args;
 mod commands;
 mod control;

@@ -34,6 +34,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     admin::{self, Health},
+    allocator,
     args::Role,
     commands::{self, site::Urls},
     control::Client,
@@ -53,7 +54,11 @@ const LAST_ANSWERS: Duration = Duration::from_millis(50);
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn serve(config: &Path, role: Role) -> anyhow::Result<Done> {
     let started = Instant::now();
+    let fixed = allocator::fix_threshold();
     log_to_stderr()?;
+    if let Err(error) = fixed {
+        tracing::debug!(%error, "more memory than needed may stay with this process");
+    }
     let opened = match role {
         Role::Control => Declared::open(config),
         Role::Edge | Role::All => Declared::open_to_serve(config),

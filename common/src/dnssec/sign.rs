@@ -511,3 +511,137 @@ fn seconds(time: SystemTime) -> u32 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u32::try_from(since.as_secs() & u64::from(u32::MAX)).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, time::Duration};
+
+    use hickory_proto::rr::rdata::{A, AAAA};
+
+    use super::*;
+    use crate::{
+        dnssec::{Dnssec, Policy},
+        labels::Labels,
+        name::SiteName,
+    };
+
+    fn content(labels: &[String]) -> Authority {
+        let apex = Name::from_ascii("w.example.").unwrap();
+        let mut authority = Authority::new(
+            apex.clone(),
+            300,
+            &[Name::from_ascii("ns1.w.example.").unwrap()],
+            apex,
+            vec![
+                RData::A(A("192.0.2.10".parse().unwrap())),
+                RData::AAAA(AAAA("2001:db8::10".parse().unwrap())),
+            ],
+        );
+        let names: Vec<SiteName> = labels
+            .iter()
+            .map(|label| SiteName::parse(label).unwrap())
+            .collect();
+        authority.set_labels(Labels::new(names.iter().zip(0..)), HashSet::new());
+        authority
+    }
+
+    fn labels(count: usize) -> Vec<String> {
+        (0..count)
+            .map(|number| format!("site-{number:03}"))
+            .collect()
+    }
+
+    fn keys(content: &Authority, now: SystemTime) -> ZoneKeys {
+        let policy = Policy::of(&Dnssec::default(), content);
+        let origin = Name::from(&content.apex);
+        ZoneKeys::first(origin, &policy, now, &mut Key::generate).unwrap()
+    }
+
+    fn start() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn days(count: u64) -> Duration {
+        Duration::from_secs(count * u64::from(DAY))
+    }
+
+    #[test]
+    fn an_edit_makes_the_signatures_of_what_it_changed() {
+        let old = content(&labels(200));
+        let keys = keys(&old, start());
+        let first = sign(&old, &keys, None, start()).unwrap();
+        // Each label's A, AAAA and NSEC; the apex's NS, DNSKEY and NSEC.
+        assert_eq!(first.made, 200 * 3 + 3);
+        let again = |content: &Authority, before: &Sealed, now| {
+            sign(
+                content,
+                &keys,
+                Some((&before.authority, &before.signed)),
+                now,
+            )
+            .unwrap()
+        };
+        let same = again(&old, &first, start() + days(1));
+        assert_eq!((same.made, same.signed.version), (0, first.signed.version));
+        assert_eq!(same.signed.labels, first.signed.labels);
+
+        let mut more = labels(200);
+        more.push("site-100-b".to_owned());
+        let added = again(&content(&more), &first, start() + days(1));
+        // Its own three, and the NSEC record that now leads to it.
+        assert_eq!(added.made, 4);
+        assert_ne!(added.signed.version, first.signed.version);
+        let removed = again(&old, &added, start() + days(1));
+        assert_eq!(removed.made, 1, "the NSEC record that led to it");
+        let other_keys = tests::keys(&old, start());
+        let rolled = sign(
+            &old,
+            &other_keys,
+            Some((&first.authority, &first.signed)),
+            start(),
+        )
+        .unwrap();
+        assert_eq!(rolled.made, 200 * 3 + 3, "another key signs all");
+    }
+
+    #[test]
+    fn signatures_are_made_anew_in_time_and_not_all_at_once() {
+        let content = content(&labels(300));
+        let keys = keys(&content, start());
+        let mut sealed = sign(&content, &keys, None, start()).unwrap();
+        let mut by_day = Vec::new();
+        for day in 0..60 {
+            let now = start() + days(day);
+            sealed = sign(
+                &content,
+                &keys,
+                Some((&sealed.authority, &sealed.signed)),
+                now,
+            )
+            .unwrap();
+            by_day.push(sealed.made);
+            let clock = seconds(now);
+            for signature in &sealed.signed.labels {
+                assert!(signature.inception < clock && signature.expiration > clock + 6 * DAY);
+            }
+            // The next look is due before anything gets old.
+            assert!(sealed.signed.refresh >= u64::from(clock));
+        }
+        assert_eq!(by_day[1..7].iter().sum::<usize>(), 0, "{by_day:?}");
+        let most = by_day.iter().max().unwrap();
+        assert!(
+            by_day[7..12].iter().sum::<usize>() == 903 && *most < 450,
+            "{by_day:?}"
+        );
+
+        // A clock set back: what seems to come from the future is made anew.
+        let back = sign(
+            &content,
+            &keys,
+            Some((&sealed.authority, &sealed.signed)),
+            start(),
+        )
+        .unwrap();
+        assert_eq!(back.made, 903);
+    }
+}

@@ -69,7 +69,7 @@ fn conflict(
             .next()
             .map(|label| String::from_utf8_lossy(label).into_owned())
             .unwrap_or_default();
-        if let Some(site) = taken.labels.get(&label) {
+        if let Some(site) = taken.labels.get(&*label) {
             return Some(format!(
                 "\"{label}\" is the site of line {}: a name is a site or a record",
                 site.line

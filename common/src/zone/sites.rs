@@ -1,6 +1,7 @@
 //! The `[sites]` of a zone file.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     path::Path,
     sync::Arc,
@@ -29,19 +30,20 @@ const KEYS: &[&str] = &[
 #[derive(Default)]
 pub(super) struct Taken<'d> {
     /// Labels of sites and aliases.
-    pub(super) labels: HashMap<String, Position>,
+    pub(super) labels: HashMap<Cow<'d, str>, Position>,
     /// Foreign domains, each with its site.
     domains: BTreeMap<HostName, (At<&'d str>, Position)>,
 }
 
-impl Taken<'_> {
+impl<'d> Taken<'d> {
     fn label(
         &mut self,
         name: &SiteName,
-        at: usize,
+        written: &At<&'d str>,
         config: &Config,
         reading: &mut Reading<'_>,
     ) -> bool {
+        let at = written.at;
         if let Some(reason) = config.reserved.reason(name) {
             reading.error(at, reason);
             return false;
@@ -56,8 +58,13 @@ impl Taken<'_> {
             );
             return false;
         }
-        self.labels
-            .insert(name.as_str().to_owned(), reading.position(at));
+        // Most names stand in the file as they are kept.
+        let key = if written.value == name.as_str() {
+            Cow::Borrowed(written.value)
+        } else {
+            Cow::Owned(name.as_str().to_owned())
+        };
+        self.labels.insert(key, reading.position(at));
         true
     }
 
@@ -80,27 +87,27 @@ pub(super) fn read<'d>(
     let mut sites = Vec::new();
     let tables = root.named_tables("sites", &[KEYS, container::KEYS].concat(), reading);
     // Names come before aliases, so that a conflict is told at the alias.
-    let mut named = Vec::with_capacity(tables.len());
-    for (key, table) in tables {
-        match SiteName::parse(key.value) {
-            Ok(name) => {
-                if taken.label(&name, key.at, config, reading) {
-                    named.push((name, key, table));
-                }
-            }
-            Err(error) => reading.error(key.at, error.to_string()),
-        }
-    }
-    for (name, key, table) in named {
+    let named: Vec<Option<SiteName>> = tables
+        .iter()
+        .map(|(key, _)| {
+            SiteName::parse(key.value)
+                .map_err(|error| reading.error(key.at, error.to_string()))
+                .ok()
+                .filter(|name| taken.label(name, key, config, reading))
+        })
+        .collect();
+    sites.reserve(tables.len());
+    for ((key, table), name) in tables.into_iter().zip(named) {
+        let Some(name) = name else { continue };
         let position = reading.position(key.at);
         let backend = backend(&table, key.at, base, reading);
         let aliases = names(&table, "aliases", SiteName::parse, reading)
             .into_iter()
-            .filter(|(alias, at)| taken.label(alias, *at, config, reading))
+            .filter(|(alias, written)| taken.label(alias, written, config, reading))
             .map(|(alias, _)| alias)
             .collect();
         let mut domains = Vec::new();
-        for (domain, at) in names(&table, "domains", HostName::parse, reading) {
+        for (domain, At { at, .. }) in names(&table, "domains", HostName::parse, reading) {
             if let Some((_, first)) = taken.domains.get(&domain) {
                 reading.error(
                     at,
@@ -173,17 +180,17 @@ pub(super) fn read<'d>(
     sites
 }
 
-fn names<N>(
-    table: &Table<'_>,
+fn names<'d, N>(
+    table: &Table<'d>,
     key: &str,
     parse: impl Fn(&str) -> Result<N, NameError>,
     reading: &mut Reading<'_>,
-) -> Vec<(N, usize)> {
+) -> Vec<(N, At<&'d str>)> {
     let mut names = Vec::new();
-    for At { value, at } in table.strings(key, reading) {
-        match parse(value) {
-            Ok(name) => names.push((name, at)),
-            Err(error) => reading.error(at, error.to_string()),
+    for written in table.strings(key, reading) {
+        match parse(written.value) {
+            Ok(name) => names.push((name, written)),
+            Err(error) => reading.error(written.at, error.to_string()),
         }
     }
     names
