@@ -7,7 +7,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -56,13 +56,13 @@ pub(crate) async fn serve(
     tally: Tally,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    // One thread, so no two hold it at once; connections borrow it between waits.
-    let tally = std::rc::Rc::new(std::cell::RefCell::new(Worker {
+    let worker = Arc::new(Mutex::new(Worker {
         tally,
         scratch: Scratch::default(),
         answer: vec![0; LENGTH_OCTETS + usize::from(u16::MAX)].into(),
     }));
-    let local = tokio::task::LocalSet::new();
+    // They end with it.
+    let mut accepting = JoinSet::new();
     for door in doors {
         let (listener, acceptor, transport) = match door {
             Door::Plain(listener) => (listener, None, Transport::Tcp),
@@ -70,29 +70,25 @@ pub(crate) async fn serve(
         };
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let (streams, worker) = (Arc::clone(&streams), std::rc::Rc::clone(&tally));
-        local.spawn_local(accept(listener, acceptor, transport, streams, worker));
+        let (streams, worker) = (Arc::clone(&streams), Arc::clone(&worker));
+        accepting.spawn(accept(listener, acceptor, transport, streams, worker));
     }
-    local
-        .run_until(async move {
-            // The sender's end is a stop too.
-            stop.wait_for(|stop| *stop)
-                .await
-                .map(drop)
-                .unwrap_or_default();
-        })
-        .await;
+    // The sender's end is a stop too.
+    stop.wait_for(|stop| *stop)
+        .await
+        .map(drop)
+        .unwrap_or_default();
     Ok(())
 }
 
-/// What a worker's connections share, one at a time.
+/// What a worker's connections share. They run on one thread, so that nobody ever waits for the lock.
 pub(crate) struct Worker {
     tally: Tally,
     scratch: Scratch,
     answer: Box<[u8]>,
 }
 
-type Shared = std::rc::Rc<std::cell::RefCell<Worker>>;
+type Shared = Arc<Mutex<Worker>>;
 
 async fn accept(
     listener: tokio::net::TcpListener,
@@ -108,9 +104,9 @@ async fn accept(
                 Ok((stream, source)) => {
                     // Over the limit the connection is closed, not queued.
                     let Some(pass) = streams.gate.enter(source.ip()) else { continue };
-                    let (streams, worker) = (Arc::clone(&streams), std::rc::Rc::clone(&worker));
+                    let (streams, worker) = (Arc::clone(&streams), Arc::clone(&worker));
                     let acceptor = acceptor.clone();
-                    connections.spawn_local(async move {
+                    connections.spawn(async move {
                         let talk = Talk { source, transport, streams: &streams, worker: &worker };
                         let ended = talk.open(stream, acceptor).await;
                         if let Err(error) = ended {
@@ -148,7 +144,10 @@ impl Talk<'_> {
         }
     }
 
-    async fn converse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    async fn converse(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    ) -> io::Result<()> {
         let idle = self.streams.idle;
         let mut questions = Vec::with_capacity(QUESTION_OCTETS);
         let mut answers = Vec::new();
@@ -197,7 +196,7 @@ impl Talk<'_> {
         &self,
         message: &[u8],
         answers: &mut Vec<u8>,
-        stream: &mut (impl AsyncWrite + Unpin),
+        stream: &mut (impl AsyncWrite + Unpin + Send),
     ) -> io::Result<bool> {
         let transfers = &self.streams.responder.transfers;
         let answer = match transfers.receive(message, self.source, self.transport) {
@@ -235,7 +234,7 @@ impl Talk<'_> {
 
     /// Adds the answer to a message; `false` where the connection should end instead.
     fn answer(&self, message: &[u8], answers: &mut Vec<u8>) -> bool {
-        let mut worker = self.worker.borrow_mut();
+        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let Worker {
             tally,
             scratch,
