@@ -2,11 +2,16 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{Ipv6Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
-use crate::harness::{Folder, Nuage, Server, free_port, run, until};
+use hickory_proto::rr::RecordType;
+
+use crate::{
+    client::{Over, ask, lines},
+    harness::{Folder, Nuage, Server, free_port, run, until},
+};
 
 fn start(limits: &str) -> Nuage {
     let folder = Folder::new(&format!("[limits]\n{limits}\n"));
@@ -353,5 +358,27 @@ fn a_request_under_way_outlives_sigterm_and_the_deadline_ends_it() {
             TcpStream::connect(nuage.http[0]).is_err(),
             "nobody listens any more"
         );
+    }
+}
+
+#[test]
+fn dns_answers_leave_from_the_address_that_was_asked() {
+    let folder = Folder::new("");
+    let all = std::fs::read_to_string(folder.config())
+        .unwrap()
+        .replacen("\"127.0.0.1:0\", \"[::1]:0\"", "\"0.0.0.0:0\", \"[::]:0\"", 1);
+    folder.write("nuage.toml", &all);
+    folder.zone("[sites.a]\n");
+    let nuage = folder.serve();
+    let port = nuage.dns.map(|address| address.port());
+    for server in [
+        SocketAddr::from(([127, 0, 0, 1], port[0])),
+        // Routes alone would send this one from 127.0.0.1.
+        SocketAddr::from(([127, 0, 0, 7], port[0])),
+        SocketAddr::from((Ipv6Addr::LOCALHOST, port[1])),
+    ] {
+        // `ask` holds the answer's source against the server's address.
+        let answer = ask(server, Over::Udp, "a.w.example.", RecordType::A);
+        assert_eq!(lines(&answer.answers), ["a.w.example. A 192.0.2.10"]);
     }
 }
