@@ -17,10 +17,13 @@ use crate::labels::Labels;
 
 /// Seconds a resolver may keep a negative answer: short, so that a new name shows at once.
 pub const NEGATIVE_TTL: u32 = 30;
-/// Timers secondaries live by (RFC 1912 §2.2), in seconds.
+/// Timers secondaries live by, in seconds, within the bounds of RFC 1912 §2.2. They learn of changes by
+/// NOTIFY; when that is lost, a new name shouldn't take more than an hour to be everywhere. RIPE-203's day
+/// is meant for zones that hardly change.
 const REFRESH: i32 = 3_600;
 const RETRY: i32 = 900;
-const EXPIRE: i32 = 1_209_600;
+/// How long secondaries answer when we don't: signatures last longer.
+pub(crate) const EXPIRE: i32 = 1_209_600;
 
 /// The records at one name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

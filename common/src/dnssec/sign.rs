@@ -2,8 +2,8 @@
 //!
 //! A signature is taken over from the zone's last form when the set it covers, the key and the clock
 //! allow; so an edit among 100,000 sites costs a handful of signatures, and the first signing all of
-//! them, on all processors. Signatures live two weeks and a random part of four days more, and are made
-//! anew a week before their end: those made together don't end together.
+//! them, on all processors. Signatures live three weeks and a random part of four days more, and are made
+//! anew 15 days before their end: those made together don't end together.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -19,7 +19,7 @@ use hickory_proto::{
 
 use super::{Key, KeyFailure, ZoneKeys};
 use crate::{
-    authority::{Authority, Node},
+    authority::{Authority, EXPIRE, Node},
     signed::{Link, Place, Signature, Signed, nsec_ttl},
     wire::wire,
 };
@@ -27,11 +27,11 @@ use crate::{
 const DAY: u32 = 86_400;
 /// A validator's clock may be behind ours.
 const BEFORE_SECONDS: u32 = 3_600;
-const LIFE_SECONDS: u32 = 14 * DAY;
+const LIFE_SECONDS: u32 = 21 * DAY;
 const JITTER_SECONDS: u32 = 4 * DAY;
-/// What is left of a signature when it is made anew: longer than secondaries go without us (SOA expire
-/// is two weeks, but a week is what a broken primary may take to be noticed) and than any TTL.
-const REFRESH_SECONDS: u32 = 7 * DAY;
+/// What is left of a signature when it is made anew: longer than any TTL, and than secondaries answer
+/// without us. One that still answers with expired signatures is bogus to its askers (RFC 6781 §4.4.1).
+const REFRESH_SECONDS: u32 = EXPIRE.unsigned_abs() + DAY;
 /// Labels signed by one thread at a time.
 const CHUNK: usize = 64;
 /// ECDSA P-256 with SHA-256 (RFC 6605).
