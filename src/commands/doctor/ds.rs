@@ -109,7 +109,7 @@ pub(super) fn judge(
             SUBJECT,
             asked,
             format!(
-                "{above} holds DS records (key {}), none of them of a key the zone has (key {}): it is bogus for every validating resolver",
+                "{above} holds DS records (key {}), none of them the digest of a key the zone has (key {}): it is bogus for every validating resolver",
                 tags(held),
                 tags(&wanted)
             ),
