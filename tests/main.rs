@@ -9,6 +9,7 @@
 )]
 
 mod battery;
+mod chain;
 mod cli;
 mod client;
 mod containers;
