@@ -329,7 +329,8 @@ pub(crate) enum ZoneCommand {
         /// The zone's origin.
         origin: String,
     },
-    /// Print a zone as a master file (RFC 1035): the very records that are served.
+    /// Print a zone as a master file (RFC 1035): the very records that are served, but that a signed
+    /// zone gets signatures and a serial of its own. For secondaries there is zone transfer.
     Export {
         /// The zone's origin.
         origin: String,
