@@ -364,9 +364,11 @@ fn a_request_under_way_outlives_sigterm_and_the_deadline_ends_it() {
 #[test]
 fn dns_answers_leave_from_the_address_that_was_asked() {
     let folder = Folder::new("");
-    let all = std::fs::read_to_string(folder.config())
-        .unwrap()
-        .replacen("\"127.0.0.1:0\", \"[::1]:0\"", "\"0.0.0.0:0\", \"[::]:0\"", 1);
+    let all = std::fs::read_to_string(folder.config()).unwrap().replacen(
+        "\"127.0.0.1:0\", \"[::1]:0\"",
+        "\"0.0.0.0:0\", \"[::]:0\"",
+        1,
+    );
     folder.write("nuage.toml", &all);
     folder.zone("[sites.a]\n");
     let nuage = folder.serve();

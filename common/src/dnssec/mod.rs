@@ -8,6 +8,7 @@
 //! ```
 
 mod clock;
+mod kept;
 mod key;
 mod policy;
 mod rollover;
@@ -17,6 +18,7 @@ mod store;
 mod zone_keys;
 
 pub use clock::Moment;
+pub use kept::Kept;
 pub use key::{Key, KeyFailure, Role};
 pub use policy::{Dnssec, Policy};
 pub use rollover::{Next, Refusal, Step, advance, confirm, next, start};

@@ -7,6 +7,10 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -17,7 +21,12 @@ use hickory_proto::{
     serialize::binary::{BinEncodable, BinEncoder},
 };
 
-use super::{Key, KeyFailure, ZoneKeys};
+use ring::digest::{Context, SHA256};
+
+use super::{
+    Key, KeyFailure, ZoneKeys,
+    kept::{DIGEST_OCTETS, Kept, SetDigest},
+};
 use crate::{
     authority::{Authority, EXPIRE, Node},
     signed::{Link, Place, Signature, Signed, nsec_ttl},
@@ -46,9 +55,13 @@ pub struct Sealed {
     pub signed: Signed,
     /// How many of them were made now.
     pub made: usize,
+    /// Every signature with what it signs, when all of them were made or taken from before a restart:
+    /// what the next start wants.
+    pub(crate) to_keep: Vec<(SetDigest, Signature)>,
 }
 
-/// Signs a zone; `previous` is its last form.
+/// Signs a zone. Signatures are taken from `previous`, its last form, or without one from `kept`, those
+/// from before a restart.
 ///
 /// # Errors
 /// A key can't sign.
@@ -56,6 +69,7 @@ pub fn sign(
     content: &Authority,
     keys: &ZoneKeys,
     previous: Option<(&Authority, &Signed)>,
+    kept: Option<&Kept>,
     now: SystemTime,
 ) -> Result<Sealed, KeyFailure> {
     let mut authority = content.clone();
@@ -67,14 +81,7 @@ pub fn sign(
     for data in dnskeys.chain(keys.cds()) {
         authority.add(Record::from_rdata(apex.clone(), authority.ttl, data));
     }
-    let pen = Pen {
-        authority: &authority,
-        apex: wire(&apex).to_ascii_lowercase(),
-        keys,
-        now: seconds(now),
-        chance: RandomState::new(),
-    };
-    let mut made = 0;
+    let pen = Pen::new(&authority, keys, kept, now);
     let mut signed = Signed {
         links: links(&authority),
         labels: Box::default(),
@@ -84,14 +91,13 @@ pub fn sign(
         version: 0,
     };
     for index in 0..signed.links.len() {
-        let signatures = pen.link(&signed, index, previous, &mut made)?;
+        let signatures = pen.link(&signed, index, previous)?;
         if let Some(link) = signed.links.get_mut(index) {
             link.signatures = signatures.into();
         }
     }
-    let (labels, made_of_labels) = pen.labels(&signed, previous)?;
-    signed.labels = labels.into();
-    made += made_of_labels;
+    signed.labels = pen.labels(&signed, previous)?.into();
+    let made = pen.made.load(Relaxed);
     let all = signed
         .links
         .iter()
@@ -110,9 +116,22 @@ pub fn sign(
     signed.refresh = since.as_secs() + u64::from(left.saturating_sub(REFRESH_SECONDS));
     signed.version = match previous {
         Some((_, before)) if made == 0 => before.version,
+        None if made == 0 && kept.is_some() => kept.map_or(0, |kept| kept.version),
         _ => u64::try_from(since.as_nanos() & u128::from(u64::MAX)).unwrap_or(0),
     };
+    let signatures = pen
+        .signatures
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    let all = signed.labels.len()
+        + signed
+            .links
+            .iter()
+            .map(|link| link.signatures.len())
+            .sum::<usize>();
+    let new = made > 0 && signatures.len() + signatures.len() / 8 >= all;
     Ok(Sealed {
+        to_keep: if new { signatures } else { Vec::new() },
         authority,
         signed,
         made,
@@ -129,14 +148,7 @@ pub fn sign_soa(
     keys: &ZoneKeys,
     now: SystemTime,
 ) -> Result<Signature, KeyFailure> {
-    let apex = Name::from(&authority.apex);
-    let pen = Pen {
-        authority,
-        apex: wire(&apex).to_ascii_lowercase(),
-        keys,
-        now: seconds(now),
-        chance: RandomState::new(),
-    };
+    let pen = Pen::new(authority, keys, None, now);
     let soa = authority.soa(serial, authority.ttl);
     let set = Set {
         owner: &pen.apex,
@@ -202,15 +214,77 @@ struct Set<'a> {
     data: Vec<Vec<u8>>,
 }
 
+impl Set<'_> {
+    /// What tells it from all other sets.
+    fn digest(&self) -> SetDigest {
+        let mut context = Context::new(&SHA256);
+        context.update(self.owner);
+        context.update(&u16::from(self.kind).to_be_bytes());
+        context.update(&self.ttl.to_be_bytes());
+        let mut data: Vec<&Vec<u8>> = self.data.iter().collect();
+        data.sort_unstable();
+        for data in data {
+            context.update(&data.len().to_be_bytes());
+            context.update(data);
+        }
+        let mut digest = [0; DIGEST_OCTETS];
+        digest.copy_from_slice(&context.finish().as_ref()[..DIGEST_OCTETS]);
+        digest
+    }
+}
+
 struct Pen<'a> {
     authority: &'a Authority,
     apex: Vec<u8>,
     keys: &'a ZoneKeys,
+    kept: Option<&'a Kept>,
     now: u32,
     chance: RandomState,
+    made: AtomicUsize,
+    /// All that came this way, for the next start.
+    signatures: Mutex<Vec<(SetDigest, Signature)>>,
 }
 
-impl Pen<'_> {
+impl<'a> Pen<'a> {
+    fn new(
+        authority: &'a Authority,
+        keys: &'a ZoneKeys,
+        kept: Option<&'a Kept>,
+        now: SystemTime,
+    ) -> Self {
+        Self {
+            authority,
+            apex: wire(&Name::from(&authority.apex)).to_ascii_lowercase(),
+            keys,
+            kept,
+            now: seconds(now),
+            chance: RandomState::new(),
+            made: AtomicUsize::new(0),
+            signatures: Mutex::default(),
+        }
+    }
+
+    /// A signature from before a restart, or a new one.
+    fn seal(&self, set: &Set<'_>, key: &Key) -> Result<Signature, KeyFailure> {
+        let digest = set.digest();
+        let kept = self
+            .kept
+            .and_then(|kept| kept.find(&digest, key.tag()))
+            .filter(|signature| self.lasts(signature));
+        let signature = match kept {
+            Some(signature) => signature.clone(),
+            None => {
+                self.made.fetch_add(1, Relaxed);
+                self.sign(set, key)?
+            }
+        };
+        self.signatures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((digest, signature.clone()));
+        Ok(signature)
+    }
+
     /// The signature of a set (RFC 4034 §3.1.8.1).
     fn sign(&self, set: &Set<'_>, key: &Key) -> Result<Signature, KeyFailure> {
         let inception = self.now.wrapping_sub(BEFORE_SECONDS);
@@ -262,7 +336,6 @@ impl Pen<'_> {
         signed: &Signed,
         index: usize,
         previous: Option<(&Authority, &Signed)>,
-        made: &mut usize,
     ) -> Result<Vec<(RecordType, Signature)>, KeyFailure> {
         let mut signatures = Vec::new();
         let Some(link) = signed.links.get(index) else {
@@ -310,10 +383,7 @@ impl Pen<'_> {
                 });
                 let signature = match kept {
                     Some(signature) => signature,
-                    None => {
-                        *made += 1;
-                        self.sign(&set, key)?
-                    }
+                    None => self.seal(&set, key)?,
                 };
                 signatures.push((kind, signature));
             }
@@ -348,12 +418,12 @@ impl Pen<'_> {
         (!set.data.is_empty()).then_some(set)
     }
 
-    /// The signatures of all labels, and how many of them were made now.
+    /// The signatures of all labels.
     fn labels(
         &self,
         signed: &Signed,
         previous: Option<(&Authority, &Signed)>,
-    ) -> Result<(Vec<Signature>, usize), KeyFailure> {
+    ) -> Result<Vec<Signature>, KeyFailure> {
         let count = self.authority.labels().len();
         let mut all = vec![Signature::empty(); count * signed.stride];
         let data: Vec<(RecordType, Vec<u8>)> = self
@@ -374,32 +444,31 @@ impl Pen<'_> {
             .collect();
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let share = count.div_ceil(workers).max(CHUNK);
-        let made = thread::scope(|scope| {
+        thread::scope(|scope| {
             let tasks: Vec<_> = all
                 .chunks_mut(share * signed.stride)
                 .zip(0..)
                 .map(|(chunk, number): (&mut [Signature], usize)| {
                     let (data, slots) = (&data, &slots);
                     scope.spawn(move || {
-                        let mut made = 0;
                         for (index, place) in chunk.chunks_mut(signed.stride).zip(number * share..)
                         {
                             let place = u32::try_from(place).unwrap_or(u32::MAX);
-                            made += self.label(signed, place, data, slots, previous, index)?;
+                            self.label(signed, place, data, slots, previous, index)?;
                         }
-                        Ok::<usize, KeyFailure>(made)
+                        Ok::<(), KeyFailure>(())
                     })
                 })
                 .collect();
             tasks
                 .into_iter()
                 .map(|task| task.join().unwrap_or(Err(KeyFailure::Random)))
-                .sum::<Result<usize, KeyFailure>>()
+                .collect::<Result<(), KeyFailure>>()
         })?;
-        Ok((all, made))
+        Ok(all)
     }
 
-    /// The signatures of one label, into `into`; how many of them were made now.
+    /// The signatures of one label, into `into`.
     fn label(
         &self,
         signed: &Signed,
@@ -408,7 +477,7 @@ impl Pen<'_> {
         slots: &[Option<usize>],
         previous: Option<(&Authority, &Signed)>,
         into: &mut [Signature],
-    ) -> Result<usize, KeyFailure> {
+    ) -> Result<(), KeyFailure> {
         let (authority, key) = (self.authority, self.keys.zone_key());
         let label = authority.labels().at(place);
         let plain = authority.is_plain(place);
@@ -430,9 +499,8 @@ impl Pen<'_> {
                 ttl,
                 data: vec![data],
             };
-            self.sign(&set, key)
+            self.seal(&set, key)
         };
-        let mut made = 0;
         for (((kind, octets), slot), into) in data.iter().zip(slots).zip(&mut *into) {
             if plain && *kind == RecordType::HTTPS {
                 continue;
@@ -442,10 +510,7 @@ impl Pen<'_> {
                 .filter(usable);
             *into = match kept {
                 Some(signature) => signature.clone(),
-                None => {
-                    made += 1;
-                    sign(*kind, authority.ttl, octets.clone())?
-                }
+                None => sign(*kind, authority.ttl, octets.clone())?,
             };
         }
         let place = Place::Label(place);
@@ -465,13 +530,12 @@ impl Pen<'_> {
             *into = match kept {
                 Some(signature) => signature.clone(),
                 None => {
-                    made += 1;
                     let octets = nsec(authority, signed, place);
                     sign(RecordType::NSEC, nsec_ttl(authority), octets)?
                 }
             };
         }
-        Ok(made)
+        Ok(())
     }
 }
 
@@ -569,7 +633,7 @@ mod tests {
     fn an_edit_makes_the_signatures_of_what_it_changed() {
         let old = content(&labels(200));
         let keys = keys(&old, start());
-        let first = sign(&old, &keys, None, start()).unwrap();
+        let first = sign(&old, &keys, None, None, start()).unwrap();
         // Each label's A, AAAA and NSEC; the apex's NS, DNSKEY and NSEC.
         assert_eq!(first.made, 200 * 3 + 3);
         let again = |content: &Authority, before: &Sealed, now| {
@@ -577,6 +641,7 @@ mod tests {
                 content,
                 &keys,
                 Some((&before.authority, &before.signed)),
+                None,
                 now,
             )
             .unwrap()
@@ -598,6 +663,7 @@ mod tests {
             &old,
             &other_keys,
             Some((&first.authority, &first.signed)),
+            None,
             start(),
         )
         .unwrap();
@@ -605,10 +671,32 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_takes_the_signatures_there_were() {
+        let old = content(&labels(50));
+        let keys = keys(&old, start());
+        let first = sign(&old, &keys, None, None, start()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("signatures");
+        Kept::write(&file, first.signed.version, &first.to_keep).unwrap();
+        let kept = Kept::read(&file).unwrap();
+        let after =
+            |content: &Authority, now| sign(content, &keys, None, Some(&kept), now).unwrap();
+        let same = after(&old, start() + days(1));
+        assert_eq!(
+            (same.made, same.signed.version, same.to_keep.len()),
+            (0, first.signed.version, 0)
+        );
+        assert_eq!(same.signed.labels, first.signed.labels);
+        let more = after(&content(&labels(51)), start() + days(1));
+        assert_eq!((more.made, more.to_keep.len()), (4, 51 * 3 + 3));
+        assert_eq!(after(&old, start() + days(20)).made, 50 * 3 + 3, "too old");
+    }
+
+    #[test]
     fn signatures_are_made_anew_in_time_and_not_all_at_once() {
         let content = content(&labels(300));
         let keys = keys(&content, start());
-        let mut sealed = sign(&content, &keys, None, start()).unwrap();
+        let mut sealed = sign(&content, &keys, None, None, start()).unwrap();
         let mut by_day = Vec::new();
         for day in 0..60 {
             let now = start() + days(day);
@@ -616,6 +704,7 @@ mod tests {
                 &content,
                 &keys,
                 Some((&sealed.authority, &sealed.signed)),
+                None,
                 now,
             )
             .unwrap();
@@ -641,6 +730,7 @@ mod tests {
             &content,
             &keys,
             Some((&sealed.authority, &sealed.signed)),
+            None,
             start(),
         )
         .unwrap();

@@ -9,8 +9,11 @@ use std::{
 use hickory_proto::rr::Name;
 use ring::digest::{Context, SHA256};
 
-use super::{Dnssec, KeyError, KeyFailure, Moment, Policy, Store, ZoneKeys, sign, sign_soa};
+use super::{Dnssec, Kept, KeyError, KeyFailure, Moment, Policy, Store, ZoneKeys, sign, sign_soa};
 use crate::{authority::Authority, serial::Serials, served::Served};
+
+/// Ending of the files beside those of the keys.
+const SIGNATURES: &str = "signatures";
 
 /// The keys of all zones, and what went wrong with them.
 #[derive(Debug, Default)]
@@ -64,8 +67,16 @@ impl Signers {
             .keys(store, content, dnssec, before_signed)
             .map_err(SignError::from)
             .and_then(|keys| {
-                let made = form(content, digest, keys, before_signed, serials, now)?;
-                Ok(made)
+                // Commands read what there is, and leave no file behind.
+                let file = store
+                    .path(&Name::from(&content.apex))
+                    .with_extension(SIGNATURES);
+                let last = Last {
+                    form: before_signed,
+                    file: &file,
+                    writes: self.keeps,
+                };
+                Ok(form(content, digest, keys, &last, serials, now)?)
             });
         match signed {
             Ok(served) => Some(served),
@@ -126,15 +137,25 @@ impl Signers {
     }
 }
 
-/// The signed form: `before` itself when nothing is to be signed and nothing changed.
+/// What signatures may be taken from.
+struct Last<'a> {
+    /// The zone as it is served.
+    form: Option<&'a Arc<Served>>,
+    /// Signatures from before a restart.
+    file: &'a Path,
+    writes: bool,
+}
+
+/// The signed form: the last one itself when nothing is to be signed and nothing changed.
 fn form(
     content: &Arc<Authority>,
     digest: &[u8; 32],
     keys: Arc<ZoneKeys>,
-    before: Option<&Arc<Served>>,
+    last: &Last<'_>,
     serials: &mut Serials,
     now: SystemTime,
 ) -> Result<Arc<Served>, KeyFailure> {
+    let before = last.form;
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     if let Some(before) = before
         && let Some(signed) = &before.signed
@@ -145,8 +166,16 @@ fn form(
         return Ok(Arc::clone(before));
     }
     let previous = before.and_then(|before| Some((&*before.authority, before.signed.as_ref()?)));
-    let sealed = sign(content, &keys, previous, now)?;
+    let kept = previous.is_none().then(|| Kept::read(last.file)).flatten();
+    let mut sealed = sign(content, &keys, previous, kept.as_ref(), now)?;
     tracing::info!(origin = %plain(content), signatures = sealed.made, "signed");
+    let to_keep = std::mem::take(&mut sealed.to_keep);
+    if last.writes
+        && !to_keep.is_empty()
+        && let Err(error) = Kept::write(last.file, sealed.signed.version, &to_keep)
+    {
+        tracing::warn!(%error, file = %last.file.display(), "can't keep the signatures: the next start makes them anew");
+    }
     // Another signature is another content, with a serial of its own.
     let mut context = Context::new(&SHA256);
     context.update(digest);
