@@ -28,8 +28,10 @@ use crate::{
 
 /// Names with answers of their own, in one zone; more are left to the general path.
 const MOST_NAMES: usize = 10_000;
-/// An answer past this is not for strangers over UDP: it would make us an amplifier.
-const LARGE_OCTETS: usize = 512;
+/// An answer section past this is not for strangers over UDP: it would make us an amplifier.
+pub const LARGE_OCTETS: usize = 512;
+/// About what a signature adds to an answer.
+const SIGNATURE_RECORD_OCTETS: usize = 128;
 /// A type nobody has (RFC 6895 §3.1: private use), for the answer to any type that is not there.
 const NO_TYPE: u16 = 65_280;
 const CLASS_IN: [u8; 2] = [0, 1];
@@ -236,6 +238,12 @@ impl Answers {
                 );
             }
             names.insert(wire(&Name::from(name)).into(), prepared);
+        }
+        // A label can have a wildcard below it too.
+        for name in &wildcards {
+            let octets = wire(&Name::from(name)).into_boxed_slice();
+            let prepared = names.entry(octets).or_insert_with(Prepared::default);
+            prepared.wildcard = true;
         }
         let mut site = Vec::new();
         for data in authority.all_site_data() {
@@ -502,13 +510,16 @@ impl Answers {
                 self.link_types.get(link)?,
             ),
         };
-        let put_owner = |out: &mut Out<'_>| {
-            if let Some(below) = below {
-                self.put_relative(served, below, out);
-            }
-            out.put(&owner);
+        let owner_at = out.length();
+        if let Some(below) = below {
+            self.put_relative(served, below, out);
+        }
+        // The signature has the same owner.
+        let again = match out.length() {
+            end if end == owner_at => owner,
+            _ => (0xc000 | u16::try_from(owner_at).unwrap_or(0)).to_be_bytes(),
         };
-        put_owner(out);
+        out.put(&owner);
         out.put(&u16::from(kind).to_be_bytes());
         out.put(&CLASS_IN);
         let ttl = nsec_ttl(authority);
@@ -524,7 +535,7 @@ impl Answers {
             let data = length(&written[length_at + 2..]);
             written[length_at..length_at + 2].copy_from_slice(&data);
         }
-        put_owner(out);
+        out.put(&again);
         let seal = Seal {
             covered: u16::from(kind),
             labels,
@@ -648,24 +659,36 @@ impl Tail {
                 answers_end = writer.octets().len();
             }
         }
-        let signatures: usize = answer
-            .answers
-            .iter()
-            .filter(|record| record.record_type() == RecordType::RRSIG)
-            .count();
         let octets = writer.into_octets();
-        // A signature is no larger than this, whatever the name.
-        let without = (answers_end - HEADER_OCTETS).saturating_sub(signatures * 128);
         Some(Self {
             head: Head {
                 authoritative: if answer.authoritative { AA } else { 0 },
                 code: answer.code.low(),
                 counts,
-                large: without > LARGE_OCTETS,
+                large: is_past(answers_end, answer),
             },
             octets: octets[start..].into(),
         })
     }
+}
+
+/// Whether an answer is too large for whoever may not be who they say.
+pub fn is_large(name: &Name, kind: RecordType, answer: &lookup::Answer) -> bool {
+    let mut writer = Writer::new(usize::from(u16::MAX));
+    writer.question(name, u16::from(kind));
+    let fits = answer.answers.iter().all(|record| writer.record(record));
+    !fits || is_past(writer.octets().len(), answer)
+}
+
+/// The same for an answer section that ends so far into the message.
+fn is_past(answers_end: usize, answer: &lookup::Answer) -> bool {
+    let answers = answer.answers.iter();
+    let signatures = answers
+        .filter(|record| record.record_type() == RecordType::RRSIG)
+        .count();
+    let without =
+        (answers_end - HEADER_OCTETS).saturating_sub(signatures * SIGNATURE_RECORD_OCTETS);
+    without > LARGE_OCTETS
 }
 
 fn lacks(served: &Served, place: u32, kind: u16) -> bool {

@@ -172,7 +172,7 @@ impl<'r> Lookup<'r> {
             // One set of those there are (RFC 8482 §4.1).
             found.truncate(1);
         }
-        self.give(found, name, lower, lower);
+        self.give(found, name, lower);
     }
 
     /// `owner` is where the records stand: the name itself, or the wildcard it matches.
@@ -216,11 +216,11 @@ impl<'r> Lookup<'r> {
         } else {
             node.of_type(kind).map(under).collect()
         };
-        self.give(found, name, lower, owner);
+        self.give(found, name, owner);
         None
     }
 
-    fn give(&mut self, mut found: Vec<Record>, name: &Name, lower: &LowerName, owner: &LowerName) {
+    fn give(&mut self, mut found: Vec<Record>, name: &Name, owner: &LowerName) {
         if let Some(signed) = &self.served.signed
             && let Some(of_signing) = self.of_signing(signed, owner)
         {
@@ -233,7 +233,7 @@ impl<'r> Lookup<'r> {
         }
         let Some(kind) = found.first().map(Record::record_type) else {
             self.negative();
-            self.prove_no_data(lower, owner);
+            self.prove_no_data(owner);
             return;
         };
         let additionals: Vec<Record> = found
@@ -290,7 +290,7 @@ impl<'r> Lookup<'r> {
     }
 
     /// That a name has no such type (RFC 4035 §3.1.3.1); an empty non-terminal has no NSEC of its own.
-    fn prove_no_data(&mut self, lower: &LowerName, owner: &LowerName) {
+    fn prove_no_data(&mut self, owner: &LowerName) {
         let own = self
             .served
             .signed
@@ -299,7 +299,7 @@ impl<'r> Lookup<'r> {
             .and_then(|signed| signed.nsec(self.authority, owner));
         match own {
             Some(proof) => self.prove(proof),
-            None => self.prove_covering(lower),
+            None => self.prove_covering(owner),
         }
     }
 
@@ -358,15 +358,17 @@ impl<'r> Lookup<'r> {
         };
         self.answer.authoritative = !self.answer.answers.is_empty();
         let servers: Vec<Record> = node.of_type(RecordType::NS).cloned().collect();
-        self.answer.additionals = servers
+        let glue: Vec<Record> = servers
             .iter()
             .filter_map(target)
             .flat_map(|name| self.glue(name))
             .collect();
-        self.answer.authorities = servers;
+        self.answer.additionals.extend(glue);
+        // The alias that led here may have brought the proof of a wildcard.
+        self.answer.authorities.extend(servers);
         let signatures = self.signatures(cut, RecordType::DS);
         if signatures.is_empty() {
-            self.prove_no_data(cut, cut);
+            self.prove_no_data(cut);
         } else {
             let set = node.of_type(RecordType::DS).cloned();
             self.answer.authorities.extend(set.chain(signatures));
