@@ -447,6 +447,7 @@ fn register(metrics: &Registry, published: &Arc<Published>) -> anyhow::Result<Re
 /// Where we really listen, port 0 resolved.
 struct Bound {
     dns: Vec<SocketAddr>,
+    dns_tls: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
     https: Vec<SocketAddr>,
     admin: Vec<SocketAddr>,
@@ -462,6 +463,7 @@ impl Bound {
         };
         Ok(Self {
             dns: all(&listeners.dns.tcp)?,
+            dns_tls: all(&listeners.dns.tls)?,
             http: all(&listeners.web.http)?,
             https: all(&listeners.web.https)?,
             admin: all(&listeners.admin)?,
@@ -496,9 +498,13 @@ fn greeting(
     );
     let mut rows = vec![
         vec!["DNS".to_owned(), list(&bound.dns)],
+        vec!["DoT".to_owned(), list(&bound.dns_tls)],
         vec!["HTTP".to_owned(), list(&bound.http)],
         vec!["HTTPS".to_owned(), list(&bound.https)],
     ];
+    if bound.dns_tls.is_empty() {
+        rows.remove(1);
+    }
     if role == Role::Control {
         rows.clear();
     }

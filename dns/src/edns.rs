@@ -78,7 +78,7 @@ impl Opt {
                 NSID => opt.nsid = true,
                 // The first one counts (RFC 7873 §5.2).
                 COOKIE if opt.cookie.is_none() => {
-                    opt.cookie = Some(cookie::read(data).ok_or(Malformed)?)
+                    opt.cookie = Some(cookie::read(data).ok_or(Malformed)?);
                 }
                 _ => {}
             }
@@ -122,6 +122,10 @@ impl Opt {
                 let length = message.get(fixed + 8..fixed + 10).ok_or(Malformed)?;
                 at = fixed + 10 + usize::from(u16::from_be_bytes([length[0], length[1]]));
             }
+        }
+        // The last one may say that it goes on past the end.
+        if at > message.len() {
+            return Err(Malformed);
         }
         Ok(found)
     }
@@ -208,7 +212,7 @@ pub(crate) fn greet(
 }
 
 /// Where what follows a name begins; compression ends it.
-fn after_name(message: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn after_name(message: &[u8], mut at: usize) -> Option<usize> {
     loop {
         match *message.get(at)? {
             0 => return Some(at + 1),

@@ -38,6 +38,7 @@ const RD: u8 = 0x01;
 const CD: u8 = 0x10;
 const NXDOMAIN: u8 = 3;
 const REFUSED: u8 = 5;
+const DS: u16 = 43;
 
 /// What carries a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,10 +163,8 @@ impl Responder {
         asked: &Asked,
         out: &mut [u8],
     ) -> usize {
-        // Too short to name an id, or a response: answering either would feed a loop.
-        match message.get(2) {
-            Some(flags) if message.len() >= HEADER_OCTETS && flags & QR == 0 => {}
-            _ => return 0,
+        if !asks(message) {
+            return 0;
         }
         self.quick(world, tally, scratch, message, asked, out)
             .unwrap_or_else(|| match asked.transport {
@@ -262,6 +261,8 @@ impl Responder {
             error: None,
         };
         let head = match world.nearest_octets(question.name, question.starts) {
+            // DS at an apex is the parent's, which may be ours too (RFC 4035 §3.1.4.1).
+            Some((_, _, 0)) if read.kind == DS => return None,
             Some((zone, served, apex_at)) => {
                 ending.zone = Some(zone);
                 served.answers.give(served, &question, apex_at, &mut out)?
@@ -293,6 +294,7 @@ impl Responder {
             _ => Protocol::Tcp,
         };
         let (opt, response) = match Opt::scan(message) {
+            _ if general::is_unheard_of(message) => (None, general::not_implemented(message)),
             Ok(opt) => {
                 let respond =
                     || general::respond(world, message, opt.as_ref(), asked.source, protocol);
@@ -365,7 +367,12 @@ impl Responder {
                 }
             }
         }
-        let mut flags = QR | ending.message[2] & (OPCODE | RD) | head.authoritative;
+        // RD and CD are bits of queries; in other kinds of messages nobody knows what they mean.
+        let (rd, cd) = match ending.message[2] & OPCODE {
+            0 => (RD, CD),
+            _ => (0, 0),
+        };
+        let mut flags = QR | ending.message[2] & (OPCODE | rd) | head.authoritative;
         if cut {
             // Half a set helps nobody (RFC 2181 §9); the OPT stays (RFC 6891 §7).
             out.cut(ending.question_end);
@@ -378,9 +385,9 @@ impl Responder {
                 code_high: ending.code_high,
                 dnssec: opt.is_some_and(|opt| opt.dnssec),
                 cookie: cookie.as_ref(),
-                nsid: (opt.is_some_and(|opt| opt.nsid) && !self.identity.is_empty())
-                    .then_some(&*self.identity),
                 // What is cut short is not made longer.
+                nsid: (opt.is_some_and(|opt| opt.nsid) && !self.identity.is_empty() && !cut)
+                    .then_some(&*self.identity),
                 error: ending.error.filter(|_| !cut),
             };
             reply.put(&mut out, most);
@@ -389,7 +396,7 @@ impl Responder {
         let length = out.length();
         let header = out.written();
         header[2] = flags;
-        header[3] = head.code | ending.message[3] & CD;
+        header[3] = head.code | ending.message[3] & cd;
         for (at, count) in [6, 8, 10].into_iter().zip(head.counts) {
             header[at..at + 2].copy_from_slice(&count.to_be_bytes());
         }
@@ -421,6 +428,14 @@ struct Ending<'m> {
     error: Option<ExtendedError>,
 }
 
+/// Whether a message wants an answer: too short to name an id, or a response, and answering would feed a
+/// loop.
+#[inline]
+fn asks(message: &[u8]) -> bool {
+    let flags = message.get(2).is_some_and(|flags| flags & QR == 0);
+    flags && message.len() >= HEADER_OCTETS
+}
+
 /// Types that are no data: OPT, signatures and denials asked for by name, and the range of question and
 /// meta types (RFC 6895 §3.1).
 fn is_special(kind: u16) -> bool {
@@ -443,6 +458,48 @@ impl std::fmt::Debug for Answerer {
 impl Answerer {
     /// The response to a message from an address; `None` where silence is right.
     pub fn answer(&self, message: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
+        let asked = Asked {
+            source,
+            transport: Transport::Https,
+            now: now(),
+        };
+        self.with(|world, tally, scratch, out| {
+            let responder = &self.responder;
+            Some(responder.respond(world, tally, scratch, message, &asked, out))
+        })
+    }
+
+    /// The same over some transport, by the way of common questions (`None` when it hands the message
+    /// over) and by the general one: for tests that compare them.
+    #[doc(hidden)]
+    pub fn both_ways(
+        &self,
+        message: &[u8],
+        source: SocketAddr,
+        transport: Transport,
+    ) -> [Option<Vec<u8>>; 2] {
+        let asked = Asked {
+            source,
+            transport,
+            now: now(),
+        };
+        if !asks(message) {
+            return [None, None];
+        }
+        let responder = &self.responder;
+        let quick = self.with(|world, tally, scratch, out| {
+            responder.quick(world, tally, scratch, message, &asked, out)
+        });
+        let general = self.with(|world, tally, scratch, out| {
+            Some(responder.general(world, tally, scratch, message, &asked, out))
+        });
+        [quick, general]
+    }
+
+    fn with(
+        &self,
+        answer: impl FnOnce(&Registry, &Tally, &mut Scratch, &mut [u8]) -> Option<usize>,
+    ) -> Option<Vec<u8>> {
         let world = self.responder.published.load();
         let mut tally = self
             .tally
@@ -450,19 +507,7 @@ impl Answerer {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         tally.follow(&world);
         let mut out = vec![0; usize::from(u16::MAX)];
-        let asked = Asked {
-            source,
-            transport: Transport::Https,
-            now: now(),
-        };
-        let length = self.responder.respond(
-            &world,
-            &tally,
-            &mut Scratch::default(),
-            message,
-            &asked,
-            &mut out,
-        );
+        let length = answer(&world, &tally, &mut Scratch::default(), &mut out)?;
         out.truncate(length);
         (length > 0).then_some(out)
     }

@@ -1,22 +1,26 @@
-//! The general path: hickory-server reads the request, [`lookup`] answers it from the registry, and
-//! hickory-server writes the response. It takes whatever the ready answers don't cover: aliases,
+//! The general path: hickory-server reads the request and makes the head of the response, [`lookup`]
+//! answers it from the registry, and [`Writer`] writes the records. It takes whatever the ready answers don't cover: aliases,
 //! wildcards, delegations, other opcodes and classes, messages of unusual shape.
 
 use std::net::SocketAddr;
 
-use common::{Answer, Registry, answers::Head, lookup, wire::Writer};
+use common::{
+    Answer, Registry,
+    answers::{Head, LARGE_OCTETS, is_large},
+    lookup,
+    wire::{Writer, wire},
+};
 use hickory_proto::{
     op::{Metadata, OpCode, ResponseCode},
-    rr::{DNSClass, Record, RecordType},
+    rr::{DNSClass, RecordType},
     serialize::binary::BinEncoder,
 };
 use hickory_server::{net::xfer::Protocol, server::Request, zone_handler::MessageResponseBuilder};
 
-use crate::edns::{ExtendedError, Opt};
+use crate::edns::{ExtendedError, Opt, after_name};
 
 const HEADER_OCTETS: usize = 12;
-/// hickory-proto's encoder compresses about this many names and then no more.
-const COMPRESSED_BY_HICKORY: usize = 60;
+const OPCODE: u8 = 0x78;
 
 /// A response without its OPT record.
 #[derive(Debug)]
@@ -42,26 +46,47 @@ pub(crate) fn respond(
     source: SocketAddr,
     protocol: Protocol,
 ) -> Response {
-    let Ok(request) = Request::from_bytes(message.to_vec(), source, protocol) else {
+    // A query asks one question (RFC 9619 §4), or none when it is about its cookie (RFC 7873 §5.4). Not
+    // even the questions come back: there could be hundreds.
+    if message.get(4..6) != Some(&[0, 1]) {
+        let empty = message.get(4..HEADER_OCTETS - 1) == Some(&[0; 7]);
+        let about_cookie = opt.is_some_and(|opt| opt.cookie.is_some() && opt.version == 0);
+        let query = message.get(2).is_some_and(|flags| flags & OPCODE == 0);
+        let code = match opt {
+            Some(opt) if opt.version > 0 => ResponseCode::BADVERS,
+            _ if empty && about_cookie && query => ResponseCode::NoError,
+            _ => ResponseCode::FormErr,
+        };
+        return code_only(message, code);
+    }
+    // Header and question alone: options and records we don't know are nobody's format errors
+    // (RFC 6891 §6.1.2), and those we know have been read.
+    let question = after_name(message, HEADER_OCTETS).and_then(|end| message.get(..end + 4));
+    let Some(mut question) = question.map(<[u8]>::to_vec) else {
         return format_error(message);
     };
-    let question = match request.queries.queries() {
-        [one] => Some(one),
-        _ => None,
+    question[HEADER_OCTETS - 6..HEADER_OCTETS].fill(0);
+    let Ok(request) = Request::from_bytes(question, source, protocol) else {
+        return format_error(message);
     };
-    let kind = question.map(|question| question.query_type());
+    let [question] = request.queries.queries() else {
+        return format_error(message);
+    };
+    // Compression would have nothing but the header to point at.
+    if request.queries.as_bytes().len() != wire(question.original().name()).len() + 4 {
+        return format_error(message);
+    }
+    let kind = question.query_type();
     let dnssec = opt.is_some_and(|opt| opt.dnssec);
     let mut error = None;
-    let answer = match question {
+    let answer = match () {
         // Only version 0 is spoken here (RFC 6891 §6.1.3).
         _ if opt.is_some_and(|opt| opt.version > 0) => Err(ResponseCode::BADVERS),
         _ if request.metadata.op_code != OpCode::Query => {
             error = Some(ExtendedError::NotSupported);
             Err(ResponseCode::NotImp)
         }
-        // A query asks one question (RFC 9619 §4).
-        None => Err(ResponseCode::FormErr),
-        Some(question) => match (question.query_class(), question.query_type()) {
+        _ => match (question.query_class(), kind) {
             (_, RecordType::AXFR | RecordType::IXFR) => {
                 error = Some(ExtendedError::Prohibited);
                 Err(ResponseCode::Refused)
@@ -83,7 +108,7 @@ pub(crate) fn respond(
     let Some(octets) = encode(&request, metadata, &answer) else {
         tracing::warn!(?kind, "a DNS answer could not be encoded");
         return Response {
-            kind,
+            kind: Some(kind),
             ..code_only(message, ResponseCode::ServFail)
         };
     };
@@ -97,42 +122,30 @@ pub(crate) fn respond(
             authoritative: octets.get(2).map_or(0, |flags| flags & 0x04),
             code: answer.code.low(),
             counts: [count(6), count(8), count(10)],
-            large: octets.len() > 512 + HEADER_OCTETS && !answer.answers.is_empty() && !dnssec,
+            large: octets.len() > LARGE_OCTETS
+                && is_large(question.original().name(), kind, &answer),
         },
         code_high: answer.code.high(),
         octets,
         zone: answer.zone,
-        kind,
+        kind: Some(kind),
         error,
         readable: true,
     }
 }
 
+/// The header is hickory-server's; the records are written by ours, whose compression is that of the
+/// ready answers: both ways find the same answer too large.
 fn encode(request: &Request, metadata: Metadata, answer: &Answer) -> Option<Vec<u8>> {
-    let mut octets = Vec::with_capacity(512);
-    let builder = MessageResponseBuilder::from_message_request(request);
-    if answer.answers.len() <= COMPRESSED_BY_HICKORY {
-        let none: [&Record; 0] = [];
-        let message = builder.build(
-            metadata,
-            answer.answers.iter(),
-            answer.authorities.iter(),
-            none,
-            answer.additionals.iter(),
-        );
-        message
-            .destructive_emit(&mut BinEncoder::new(&mut octets))
-            .ok()?;
-        return Some(octets);
-    }
-    builder
-        .build_no_records(metadata)
-        .destructive_emit(&mut BinEncoder::new(&mut octets))
-        .ok()?;
-    let mut writer = Writer::new(usize::from(u16::MAX));
     let [question] = request.queries.queries() else {
         return None;
     };
+    let mut header = Vec::with_capacity(HEADER_OCTETS + request.queries.as_bytes().len());
+    MessageResponseBuilder::from_message_request(request)
+        .build_no_records(metadata)
+        .destructive_emit(&mut BinEncoder::new(&mut header))
+        .ok()?;
+    let mut writer = Writer::new(usize::from(u16::MAX));
     writer.question(question.original().name(), question.query_type().into());
     let sections = [&answer.answers, &answer.authorities, &answer.additionals];
     for (at, records) in [6, 8, 10].into_iter().zip(sections) {
@@ -140,11 +153,12 @@ fn encode(request: &Request, metadata: Metadata, answer: &Answer) -> Option<Vec<
             return None;
         }
         let count = u16::try_from(records.len()).ok()?;
-        octets[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        header[at..at + 2].copy_from_slice(&count.to_be_bytes());
     }
-    let mut whole = writer.into_octets();
-    whole[..HEADER_OCTETS].copy_from_slice(octets.get(..HEADER_OCTETS)?);
-    Some(whole)
+    let mut octets = writer.into_octets();
+    // The class is as it was asked.
+    octets.get_mut(..header.len())?.copy_from_slice(&header);
+    Some(octets)
 }
 
 fn refusal(code: ResponseCode) -> Answer {
@@ -155,6 +169,21 @@ fn refusal(code: ResponseCode) -> Answer {
         authorities: Vec::new(),
         additionals: Vec::new(),
         zone: None,
+    }
+}
+
+/// Whether nobody has said what a message of this opcode is.
+pub(crate) fn is_unheard_of(message: &[u8]) -> bool {
+    // Query, status, notify, update.
+    let known = |flags: &u8| matches!((flags & OPCODE) >> 3, 0 | 2 | 4 | 5);
+    !message.get(2).is_some_and(known)
+}
+
+/// NOTIMP for such a message, of which the header alone can be understood (RFC 8906 §3.1.4).
+pub(crate) fn not_implemented(message: &[u8]) -> Response {
+    Response {
+        readable: false,
+        ..code_only(message, ResponseCode::NotImp)
     }
 }
 

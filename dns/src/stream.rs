@@ -173,6 +173,9 @@ impl Talk<'_> {
             while let Some(message) = frame(&questions[taken..]) {
                 taken += LENGTH_OCTETS + message.len();
                 if !self.take(message, &mut answers, &mut stream).await? {
+                    // Those before it asked well.
+                    timeout(idle, stream.write_all(&answers)).await??;
+                    timeout(idle, stream.flush()).await??;
                     return Ok(());
                 }
                 if answers.len() > FLUSH_OCTETS {
@@ -181,6 +184,7 @@ impl Talk<'_> {
                 }
             }
             questions.drain(..taken);
+            questions.shrink_to(QUESTION_OCTETS);
             // Lengths and messages together (RFC 7766 §8).
             timeout(idle, stream.write_all(&answers)).await??;
             timeout(idle, stream.flush()).await??;
@@ -259,9 +263,12 @@ impl Talk<'_> {
         let Ok(framed) = u16::try_from(length) else {
             return false;
         };
+        if length == 0 {
+            return false;
+        }
         answer[..LENGTH_OCTETS].copy_from_slice(&framed.to_be_bytes());
         answers.extend_from_slice(&answer[..LENGTH_OCTETS + length]);
-        length > 0
+        true
     }
 }
 
