@@ -1,5 +1,5 @@
-//! The DNS battery: each case under the words of the RFC that binds it, over UDP and TCP, IPv4 and
-//! IPv6.
+//! The DNS battery: each case under the words of the RFC that binds it, over UDP, TCP and TLS, IPv4 and
+//! IPv6, and by both ways of answering.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,9 @@ use hickory_proto::{
 };
 
 use crate::{
-    client::{BOTH, Over, ask, exchange, lines, question, send},
+    client::{
+        Over, Trust, ask_both_ways as ask, exchange, lines, question, send_both_ways as send,
+    },
     harness::{Folder, Nuage, run},
 };
 
@@ -71,11 +73,18 @@ data = "v=DMARC1"
 "#;
 
 fn each(nuage: &Nuage, mut case: impl FnMut(SocketAddr, Over)) {
-    for server in nuage.dns {
-        for over in BOTH {
-            case(server, over);
-        }
+    let tls = Over::Tls(Trust::in_file(nuage.ca()));
+    for (server, dot) in nuage.dns.into_iter().zip(&nuage.dot) {
+        case(server, Over::Udp);
+        case(server, Over::Tcp);
+        case(*dot, tls);
     }
+}
+
+fn start(body: &str) -> Nuage {
+    let folder = Folder::of_dns("", "");
+    folder.zone(body);
+    folder.serve()
 }
 
 fn soa_minimum(message: &Message) -> Option<(u32, u32)> {
@@ -90,7 +99,7 @@ fn soa_minimum(message: &Message) -> Option<(u32, u32)> {
 
 #[test]
 fn positive_answers() {
-    let nuage = Nuage::start(ZONE);
+    let nuage = start(ZONE);
     each(&nuage, |server, over| {
         // RFC 1034 §3.7: "The AA bit is set in authoritative answers".
         let answer = ask(server, over, "alice.w.example.", RecordType::A);
@@ -138,7 +147,7 @@ fn positive_answers() {
 
 #[test]
 fn reverse_answers() {
-    let nuage = Nuage::start(ZONE);
+    let nuage = start(ZONE);
     let names = [
         "al.w.example.",
         "alice.w.example.",
@@ -163,7 +172,8 @@ fn reverse_answers() {
             assert_eq!(soa.answers.len(), 1, "{owner} is a zone of its own");
         }
     });
-    let configured = Folder::new(
+    let configured = Folder::of_dns(
+        "",
         "[reverse]\nnames = \"canonical\"\nipv4_origin = \"0/25.2.0.192.in-addr.arpa\"\nipv6_origin = \"8.b.d.0.1.0.0.2.ip6.arpa\"\n",
     );
     configured.zone(ZONE);
@@ -194,7 +204,7 @@ fn reverse_answers() {
 
 #[test]
 fn negative_answers() {
-    let nuage = Nuage::start(ZONE);
+    let nuage = start(ZONE);
     each(&nuage, |server, over| {
         let case = |name: &str, kind, code| {
             let answer = ask(server, over, name, kind);
@@ -240,7 +250,7 @@ fn negative_answers() {
 
 #[test]
 fn aliases_wildcards_and_delegations() {
-    let nuage = Nuage::start(ZONE);
+    let nuage = start(ZONE);
     each(&nuage, |server, over| {
         // RFC 1034 §4.3.2 step 3a: copy the CNAME and go back to step 1 with its target.
         let answer = ask(server, over, "chain.w.example.", RecordType::A);
@@ -305,7 +315,7 @@ fn aliases_wildcards_and_delegations() {
 
 #[test]
 fn a_zone_inside_a_zone_answers_for_itself() {
-    let folder = Folder::new("");
+    let folder = Folder::of_dns("", "");
     folder.zone("[[records]]\nname = \"away\"\ntype = \"CNAME\"\ndata = \"www.in\"\n[[records]]\nname = \"a\"\ntype = \"CNAME\"\ndata = \"b\"\n[[records]]\nname = \"b\"\ntype = \"CNAME\"\ndata = \"a\"\n");
     folder.write(
         "zones/in.w.example.toml",
@@ -330,7 +340,7 @@ fn a_zone_inside_a_zone_answers_for_itself() {
 
 #[test]
 fn questions_that_are_none() {
-    let nuage = Nuage::start(ZONE);
+    let nuage = start(ZONE);
     each(&nuage, |server, over| {
         let code = |message: &Message| send(server, over, message).metadata.response_code;
         // RFC 1035 §4.1.1: RCODE 4, "does not support the requested kind of query".
@@ -374,7 +384,7 @@ fn questions_that_are_none() {
 
 #[test]
 fn edns() {
-    let nuage = Nuage::start(ZONE);
+    let nuage = start(ZONE);
     each(&nuage, |server, over| {
         // RFC 6891 §6.1.1: an OPT record in the request means one in the response.
         let answer = ask(server, over, "alice.w.example.", RecordType::A);
@@ -412,7 +422,7 @@ fn edns() {
 #[test]
 fn truncation_keeps_the_opt_and_tcp_has_the_whole_set() {
     let sites: String = (0..150).map(|n| format!("[sites.site-{n:03}]\n")).collect();
-    let nuage = Nuage::start(&sites);
+    let nuage = start(&sites);
     let owner = "10.2.0.192.in-addr.arpa.";
     for server in nuage.dns {
         // RFC 2181 §9: "the TC bit should be set only when a set can't be included in its entirety".
@@ -440,7 +450,7 @@ fn a_very_large_ptr_set_is_cut_to_one_message() {
     let sites: String = (0..4_000)
         .map(|n| format!("[sites.site-{n:05}]\n"))
         .collect();
-    let nuage = Nuage::start(&sites);
+    let nuage = start(&sites);
     let first = ask(
         nuage.dns[0],
         Over::Tcp,
@@ -475,7 +485,7 @@ fn a_very_large_ptr_set_is_cut_to_one_message() {
 
 #[test]
 fn debian_clients_read_the_answers() {
-    let nuage = Nuage::start(ZONE);
+    let nuage = start(ZONE);
     let [v4, v6] = nuage
         .dns
         .map(|address| (format!("@{}", address.ip()), address.port().to_string()));

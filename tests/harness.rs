@@ -22,6 +22,8 @@ pub(crate) struct Nuage {
     pub(crate) folder: Folder,
     /// IPv4 first, then IPv6.
     pub(crate) dns: [SocketAddr; 2],
+    /// DNS over TLS; empty unless the configuration listens for it.
+    pub(crate) dot: Vec<SocketAddr>,
     pub(crate) http: [SocketAddr; 2],
     pub(crate) https: [SocketAddr; 2],
     pub(crate) admin: SocketAddr,
@@ -38,13 +40,26 @@ impl Folder {
         Self::with(&format!("{extra}\n[containers]\nenabled = false\n"))
     }
 
+    /// The same with more of `[dns]`, DNS over TLS among it.
+    pub(crate) fn of_dns(dns: &str, extra: &str) -> Self {
+        let tls = "tls_listen = [\"127.0.0.1:0\", \"[::1]:0\"]";
+        Self::written(
+            &format!("{tls}\n{dns}"),
+            &format!("{extra}\n[containers]\nenabled = false\n"),
+        )
+    }
+
     /// The same where sites run.
     pub(crate) fn with(extra: &str) -> Self {
+        Self::written("", extra)
+    }
+
+    fn written(dns: &str, extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("zones")).unwrap();
         let config = format!(
             "[address]\nipv4 = \"192.0.2.10\"\nipv6 = \"2001:db8::10\"\n[paths]\nstate = \"state\"\n\
-             [dns]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\n[http]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\n\
+             [dns]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\n{dns}\n[http]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\n\
              [https]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\n[admin]\nlisten = [\"127.0.0.1:0\"]\n{extra}"
         );
         let folder = Self { dir };
@@ -159,15 +174,19 @@ impl Nuage {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut dot = Vec::new();
         let mut addresses = |label: &str| -> Vec<SocketAddr> {
             for line in lines.by_ref() {
                 let line = line.unwrap();
-                if let Some(rest) = line.trim().strip_prefix(label) {
+                let of = |label: &str| -> Option<Vec<SocketAddr>> {
+                    let rest = line.trim().strip_prefix(label)?;
                     let plain = rest.replace("http://", "").replace("/metrics", "");
-                    return plain
-                        .split_whitespace()
-                        .map(|address| address.parse().unwrap())
-                        .collect();
+                    let addresses = plain.split_whitespace();
+                    Some(addresses.map(|address| address.parse().unwrap()).collect())
+                };
+                dot.extend(of("DoT ").unwrap_or_default());
+                if let Some(found) = of(label) {
+                    return found;
                 }
             }
             let log = fs::read_to_string(folder.path().join("log")).unwrap();
@@ -187,6 +206,7 @@ impl Nuage {
             child,
             folder,
             dns,
+            dot,
             http,
             https,
             admin,
