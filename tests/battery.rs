@@ -13,9 +13,10 @@ use hickory_proto::{
 
 use crate::{
     client::{
-        Over, Trust, ask_both_ways as ask, exchange, lines, question, send_both_ways as send,
+        Over, Trust, ask as ask_once, ask_both_ways as ask, exchange, lines, question,
+        send_both_ways as send,
     },
-    harness::{Folder, Nuage, run},
+    harness::{Folder, Nuage, run, until},
 };
 
 const ZONE: &str = r#"ttl = 300
@@ -335,6 +336,27 @@ fn a_zone_inside_a_zone_answers_for_itself() {
         );
         let looped = ask(server, over, "a.w.example.", RecordType::A);
         assert_eq!(looped.answers.len(), 2, "each alias of a loop once");
+        // Its parent does not know it: that is no reason to deny it.
+        let ds = ask(server, over, "in.w.example.", RecordType::DS);
+        assert_eq!(ds.metadata.response_code, ResponseCode::NoError);
+        assert_eq!(ds.authorities[0].name.to_string(), "in.w.example.");
+    });
+    let cut = "[[records]]\nname = \"in\"\ntype = \"NS\"\ndata = \"ns1.in\"\n[[records]]\nname = \"in\"\ntype = \"DS\"\n\
+               data = \"12345 13 2 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"\n";
+    nuage.folder.zone(cut);
+    until("the parent knows its child", || {
+        let ds = ask_once(nuage.dns[0], Over::Udp, "in.w.example.", RecordType::DS);
+        ds.answers.len() == 1
+    });
+    each(&nuage, |server, over| {
+        // RFC 4035 §3.1.4.1: DS at the apex is answered by the parent.
+        let ds = ask(server, over, "in.w.example.", RecordType::DS);
+        assert!(ds.metadata.authoritative && ds.answers.len() == 1);
+        let ns = ask(server, over, "in.w.example.", RecordType::NS);
+        assert!(
+            ns.metadata.authoritative && ns.answers.len() == 1,
+            "the child's"
+        );
     });
 }
 

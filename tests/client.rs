@@ -74,17 +74,12 @@ pub(crate) fn question(name: &str, kind: RecordType) -> Message {
     message
 }
 
-/// A name; classless reverse ones hold a slash (RFC 2317), which hickory reads only label by label.
+/// A name, label by label: hickory reads no slashes (RFC 2317) and no hyphens at the front.
 fn parse(name: &str) -> Name {
-    match name.contains('/') {
-        false => Name::from_ascii(name).unwrap(),
-        true => {
-            let labels = name.trim_end_matches('.').split('.').map(str::as_bytes);
-            let mut name = Name::from_labels(labels).unwrap();
-            name.set_fqdn(true);
-            name
-        }
-    }
+    let labels = name.trim_end_matches('.').split('.').map(str::as_bytes);
+    let mut name = Name::from_labels(labels.filter(|label| !label.is_empty())).unwrap();
+    name.set_fqdn(true);
+    name
 }
 
 /// Sends octets and returns the octets that come back, if any do within a moment.

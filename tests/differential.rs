@@ -126,7 +126,7 @@ data = '"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
 
 pub(crate) const SIGNED: &str = "[dnssec]\nenabled = true\n";
 const REVERSE: &str = "[reverse]\ndnssec = true\nipv4_origin = \"2.0.192.in-addr.arpa\"\n";
-const NAMES: &[&str] = &[
+pub(crate) const NAMES: &[&str] = &[
     "w.example",
     "alice.w.example",
     "al.w.example",

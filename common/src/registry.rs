@@ -149,16 +149,25 @@ impl Registry {
     }
 
     /// The place of the zone that answers for a name and a type: the nearest at or above it, but for
-    /// DS at an apex, which is the parent's (RFC 4035 §3.1.4.1) where the parent is ours too.
+    /// DS at an apex, which is the parent's (RFC 4035 §3.1.4.1) where the parent is ours too and knows
+    /// the name.
     pub(crate) fn nearest_place(&self, name: &LowerName, kind: RecordType) -> Option<usize> {
         let mut origin = name.clone();
         let mut own = None;
         loop {
             if let Some(place) = self.index.apexes.get(&origin) {
-                if kind != RecordType::DS || origin != *name {
+                if kind != RecordType::DS {
                     return Some(*place);
                 }
-                own = Some(*place);
+                match own {
+                    None if origin == *name => own = Some(*place),
+                    None => return Some(*place),
+                    Some(own) => {
+                        let parent = self.served.get(*place);
+                        let knows = parent.is_some_and(|it| it.authority.find(name).is_some());
+                        return Some(if knows { *place } else { own });
+                    }
+                }
             }
             if origin.is_root() {
                 return own;
