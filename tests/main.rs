@@ -21,6 +21,7 @@ mod edns_compliance;
 mod harness;
 mod hostile;
 mod http;
+mod https_records;
 mod keys;
 mod limits;
 mod live;

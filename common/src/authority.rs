@@ -64,7 +64,7 @@ pub struct Authority {
     pub ttl: u32,
     /// Names with records, and empty non-terminals; the apex holds NS but no SOA.
     nodes: HashMap<LowerName, Node>,
-    /// Labels of sites and aliases, each with its site's index.
+    /// Labels of sites and aliases, but for the few with records of their own, which are nodes.
     labels: Arc<Labels>,
     /// What each site has: A and AAAA data of this server, and how it offers HTTPS.
     site: Vec<RData>,
@@ -108,8 +108,8 @@ impl Authority {
     }
 
     /// Sets the labels that answer with this server's addresses; `plain` labels have no HTTPS record.
-    pub fn set_labels(&mut self, labels: Labels, plain: HashSet<u32>) {
-        self.labels = Arc::new(labels);
+    pub fn set_labels(&mut self, labels: Arc<Labels>, plain: HashSet<u32>) {
+        self.labels = labels;
         self.plain = Arc::new(plain);
     }
 
@@ -131,14 +131,14 @@ impl Authority {
         self.nodes.entry(name).or_default().records.push(record);
     }
 
-    /// The site a label leads to.
-    pub fn site_index(&self, label: &str) -> Option<u32> {
-        self.labels.site(label.as_bytes())
-    }
-
-    /// Labels of sites and aliases.
+    /// Labels of sites and aliases, but for those with records of their own.
     pub fn labels(&self) -> &Labels {
         &self.labels
+    }
+
+    /// The same, to be shared.
+    pub(crate) fn shared_labels(&self) -> Arc<Labels> {
+        Arc::clone(&self.labels)
     }
 
     /// Names with records and empty non-terminals, in no order.

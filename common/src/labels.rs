@@ -87,6 +87,11 @@ impl Labels {
         self.sites.get(self.find(label)? as usize).copied()
     }
 
+    /// The site of the label at a place.
+    pub fn site_at(&self, place: u32) -> Option<u32> {
+        self.sites.get(place as usize).copied()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -142,6 +147,7 @@ mod tests {
         assert_eq!(ordered, [&b"a-1"[..], b"al", b"alice", b"bob"]);
         assert_eq!(labels.site(b"alice"), Some(2));
         assert_eq!(labels.site(b"ali"), None);
+        assert_eq!((labels.site_at(1), labels.site_at(4)), (Some(1), None));
         assert_eq!(labels.at_or_before(b"alf"), Some(1));
         assert_eq!(labels.at_or_before(b"alice"), Some(2));
         assert_eq!(labels.at_or_before(b"a"), None);

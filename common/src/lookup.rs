@@ -400,6 +400,9 @@ fn target(record: &Record) -> Option<&Name> {
         RData::NS(server) => Some(&server.0),
         RData::MX(mx) => Some(&mx.exchange),
         RData::SRV(srv) => Some(&srv.target),
+        // RFC 9460 §4.1; of our own records, which have no target, the hints say as much.
+        RData::SVCB(service) => Some(&service.target_name),
+        RData::HTTPS(service) => Some(&service.0.target_name),
         _ => None,
     }
 }

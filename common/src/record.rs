@@ -5,7 +5,13 @@ use std::fmt::Write as _;
 
 use hickory_proto::{
     dnssec::rdata::DNSSECRData,
-    rr::{Name, RData, Record},
+    rr::{
+        Name, RData, Record,
+        rdata::{
+            SVCB,
+            svcb::{SvcParamKey, SvcParamValue},
+        },
+    },
     serialize::{
         binary::{BinEncodable, BinEncoder, NameEncoding},
         txt::Parser,
@@ -100,13 +106,58 @@ pub fn parse_data(kind: &str, data: &str, origin: &Name) -> Result<RData, String
         .into_values()
         .flat_map(|set| set.records_without_rrsigs().cloned().collect::<Vec<_>>());
     match (records.next(), records.next()) {
-        (Some(record), None) => {
+        (Some(mut record), None) => {
+            match &mut record.data {
+                RData::SVCB(service) => settle(service, origin).map_err(refused)?,
+                RData::HTTPS(service) => settle(&mut service.0, origin).map_err(refused)?,
+                _ => {}
+            }
             // What can't be put on the wire must not wait for a query to fail.
             wire(&record.data).map_err(refused)?;
             Ok(record.data)
         }
         _ => Err(refused("it is empty".to_owned())),
     }
+}
+
+/// Puts a service as it is written into the form it travels in: the target absolute, the parameters in
+/// order (RFC 9460 §2.1, §2.2), and whole in themselves, since clients ignore it otherwise (§2.4.3).
+fn settle(service: &mut SVCB, origin: &Name) -> Result<(), String> {
+    if !service.target_name.is_fqdn() {
+        let target = std::mem::take(&mut service.target_name);
+        service.target_name = target
+            .append_domain(origin)
+            .map_err(|error| error.to_string())?;
+    }
+    service.svc_params.sort_by_key(|(key, _)| *key);
+    let keys: Vec<SvcParamKey> = service.svc_params.iter().map(|(key, _)| *key).collect();
+    for (key, value) in &mut service.svc_params {
+        match value {
+            SvcParamValue::Mandatory(mandatory) => {
+                mandatory.0.sort_unstable();
+                let missing =
+                    |key: &SvcParamKey| *key == SvcParamKey::Mandatory || !keys.contains(key);
+                if let Some(missing) = mandatory.0.iter().find(|key| missing(key)) {
+                    return Err(format!("{missing} is mandatory and not there"));
+                }
+                if mandatory.0.windows(2).any(|pair| pair[0] == pair[1]) {
+                    return Err("mandatory names a key twice".to_owned());
+                }
+            }
+            SvcParamValue::NoDefaultAlpn if !keys.contains(&SvcParamKey::Alpn) => {
+                return Err("no-default-alpn needs alpn beside it".to_owned());
+            }
+            // A known key by its number: the octets would go out unchecked.
+            SvcParamValue::Unknown(_) if u16::from(*key) <= SvcParamKey::Ipv6Hint.into() => {
+                return Err(format!(
+                    "write {} for {key}",
+                    SvcParamKey::from(u16::from(*key))
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The record as a line of a master file. Types whose text form is not certain to be read back the
@@ -225,6 +276,34 @@ mod tests {
             ("TXT", "\"open"),
         ] {
             assert!(data(kind, text).is_err(), "{kind} {text:?}");
+        }
+    }
+
+    #[test]
+    fn services_are_written_in_any_order_and_travel_in_theirs() {
+        let octets = |text| parse_data("HTTPS", text, &origin()).map(|data| wire(&data).unwrap());
+        let sorted =
+            octets("1 svc.web.example. alpn=\"h2,h3\" port=8443 ipv4hint=192.0.2.1").unwrap();
+        assert_eq!(
+            octets("1 svc ipv4hint=192.0.2.1 port=8443 alpn=h2,h3").unwrap(),
+            sorted
+        );
+        assert_eq!(octets("0 .").unwrap(), [0, 0, 0]);
+        assert_eq!(
+            octets("1 . alpn=h2 no-default-alpn mandatory=no-default-alpn,alpn").unwrap()[..11],
+            [0, 1, 0, 0, 0, 0, 4, 0, 1, 0, 2],
+        );
+        for bad in [
+            "1 . port=1 port=2",
+            "1 . no-default-alpn",
+            "1 . mandatory=alpn port=1",
+            "1 . mandatory=mandatory",
+            "1 . mandatory=port,port port=1",
+            "1 . key3=x",
+            "1 . alpn",
+            "1",
+        ] {
+            assert!(octets(bad).is_err(), "{bad}");
         }
     }
 

@@ -96,16 +96,11 @@ pub struct Route<'r> {
 }
 
 impl Route<'_> {
-    /// What plain HTTP does: what the site says, or else to redirect where visitors trust the
-    /// certificate, which they can't with the local authority's.
+    /// What plain HTTP does.
     pub fn https(&self) -> HttpsPolicy {
         // A zone's own certificate does not speak for foreign domains.
         let trusted = self.zone.certificate.is_some() && !self.foreign;
-        self.site.https.unwrap_or(if trusted {
-            HttpsPolicy::Redirect
-        } else {
-            HttpsPolicy::Both
-        })
+        self.site.https_where(trusted)
     }
 }
 
@@ -437,8 +432,7 @@ fn reverse_zones(config: &Config, zones: &[Arc<Zone>]) -> Vec<ReverseZone> {
                 .map(name_of),
         );
         names.extend(
-            zone.authority
-                .labels()
+            zone.labels
                 .iter()
                 .filter_map(|label| apex.prepend_label(label).ok()),
         );

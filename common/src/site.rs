@@ -87,6 +87,18 @@ pub enum HttpsPolicy {
     Both,
 }
 
+impl Site {
+    /// What plain HTTP does at one of its names: what the site says, or else to redirect where visitors
+    /// trust the certificate of that name, which they can't with the local authority's.
+    pub fn https_where(&self, trusted: bool) -> HttpsPolicy {
+        self.https.unwrap_or(if trusted {
+            HttpsPolicy::Redirect
+        } else {
+            HttpsPolicy::Both
+        })
+    }
+}
+
 impl Backend {
     /// The word for it in tables and metrics.
     pub fn kind(&self) -> &'static str {

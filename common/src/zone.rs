@@ -1,5 +1,6 @@
 //! `zones/<origin>.toml`: one zone, its sites and its extra records.
 
+mod offers;
 mod records;
 mod sites;
 
@@ -18,6 +19,7 @@ use crate::{
     authority::Authority,
     config::Config,
     dnssec::Dnssec,
+    labels::Labels,
     name::HostName,
     paths,
     problem::Problem,
@@ -41,6 +43,8 @@ pub struct Zone {
     pub hostmaster: Name,
     /// The sites in the order of their names.
     pub sites: Vec<Arc<Site>>,
+    /// The labels of sites and aliases, each with its site's place in `sites`.
+    pub labels: Arc<Labels>,
     /// A certificate of its own in place of the local authority's.
     pub certificate: Option<CertificateFiles>,
     /// How it is signed; `None` is not at all.
@@ -91,7 +95,7 @@ pub fn parse(file: &Path, text: &str, config: &Config) -> Parsed {
 impl Zone {
     /// The site a label leads to, by name or alias.
     pub fn site(&self, label: &str) -> Option<&Arc<Site>> {
-        let index = self.authority.site_index(label)?;
+        let index = self.labels.site(label.as_bytes())?;
         self.sites.get(usize::try_from(index).ok()?)
     }
 }
@@ -143,7 +147,8 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
     let servers: Vec<Name> = nameservers.iter().map(name_of).collect();
     let addresses = addresses(config);
     let mut authority = Authority::new(apex.clone(), ttl, &servers, hostmaster.clone(), addresses);
-    authority.set_labels(sites::labels(&sites), HashSet::new());
+    let labels = Arc::new(sites::labels(&sites, |_| true));
+    authority.set_labels(Arc::clone(&labels), HashSet::new());
     for (server, name) in nameservers.iter().zip(&servers) {
         let Some(label) = server.below(&origin) else {
             continue;
@@ -163,6 +168,7 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
         }
     }
     records::read(&root, &apex, ttl, &mut authority, &taken, reading);
+    offers::add(&mut authority, &sites, certificate.is_some(), config);
 
     Some(Zone {
         file: file.to_owned(),
@@ -171,6 +177,7 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
         nameservers,
         hostmaster,
         sites,
+        labels,
         certificate,
         dnssec,
         authority: Arc::new(authority),

@@ -9,6 +9,10 @@ use crate::{
     table::{Reading, Table},
 };
 
+/// Types a site's own name may have in the file: they say how it is reached and who may certify it, and
+/// take the place of what Nuage says of it.
+const OF_SITES: [RecordType; 3] = [RecordType::HTTPS, RecordType::SVCB, RecordType::CAA];
+
 /// The extra records, each checked against what stands at its name already.
 pub(super) fn read(
     root: &Table<'_>,
@@ -63,7 +67,7 @@ fn conflict(
     taken: &Taken<'_>,
 ) -> Option<String> {
     let kind = data.record_type();
-    if owner.num_labels() == apex.num_labels() + 1 {
+    if owner.num_labels() == apex.num_labels() + 1 && !OF_SITES.contains(&kind) {
         let label = owner
             .iter()
             .next()
@@ -71,7 +75,7 @@ fn conflict(
             .unwrap_or_default();
         if let Some(site) = taken.labels.get(&*label) {
             return Some(format!(
-                "\"{label}\" is the site of line {}: a name is a site or a record",
+                "\"{label}\" is the site of line {}: a name is a site or a record, but for HTTPS, SVCB and CAA records",
                 site.line
             ));
         }

@@ -304,11 +304,11 @@ fn container(table: &Table<'_>, base: &Path, reading: &mut Reading<'_>) -> Optio
     }))
 }
 
-/// Labels of sites and aliases, each with its site's index.
-pub(super) fn labels(sites: &[Arc<Site>]) -> Labels {
+/// Labels of sites and aliases, each with its site's index, as far as they are wanted.
+pub(super) fn labels(sites: &[Arc<Site>], wanted: impl Fn(&[u8]) -> bool) -> Labels {
     let named = (0..).zip(sites).flat_map(|(index, site)| {
         let names = std::iter::once(&site.name).chain(&site.aliases);
         names.map(move |name| (name, index))
     });
-    Labels::new(named)
+    Labels::new(named.filter(|(name, _)| wanted(name.as_str().as_bytes())))
 }
