@@ -13,6 +13,7 @@ mod chain;
 mod cli;
 mod client;
 mod containers;
+mod corpus;
 mod differential;
 mod dnssec;
 mod doctor;

@@ -219,7 +219,7 @@ mod tests {
             .map(|label| SiteName::parse(label).unwrap())
             .collect();
         let places = labels.iter().map(|label| (label, 0));
-        authority.set_labels(Labels::new(places), HashSet::new());
+        authority.set_labels(Arc::new(Labels::new(places)), HashSet::new());
         for text in text {
             let txt = RData::TXT(TXT::new(vec![(*text).to_owned()]));
             authority.add(Record::from_rdata(apex.clone(), ttl, txt));

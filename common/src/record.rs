@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 use hickory_proto::{
     dnssec::rdata::DNSSECRData,
     rr::{
-        Name, RData, Record,
+        Name, RData, Record, RecordType,
         rdata::{
-            SVCB,
+            SVCB, TXT,
             svcb::{SvcParamKey, SvcParamValue},
         },
     },
     serialize::{
-        binary::{BinEncodable, BinEncoder, NameEncoding},
+        binary::{BinDecoder, BinEncodable, BinEncoder, NameEncoding, Restrict},
         txt::Parser,
     },
 };
@@ -96,9 +96,23 @@ pub fn parse_data(kind: &str, data: &str, origin: &Name) -> Result<RData, String
     if data.chars().any(char::is_control) {
         return Err("`data` holds a control character: write it on one line".to_owned());
     }
+    let refused = |error: String| format!("{kind} can't have the data \"{data}\": {error}");
+    if kind == "TXT" {
+        return texts(data).map(RData::TXT).map_err(refused);
+    }
+    if has_comment(data) {
+        return Err(refused(
+            "what follows a semicolon would be lost: put quotes around it, or leave it out"
+                .to_owned(),
+        ));
+    }
+    if has_high_escape(data) {
+        return Err(refused(
+            "\\DDD stands for 127 at most: write the character itself".to_owned(),
+        ));
+    }
     // One line of a master file: the owner comes first, so no directive can start it.
     let line = format!("@ 0 IN {kind} {data}\n");
-    let refused = |error: String| format!("{kind} can't have the data \"{data}\": {error}");
     let (_, sets) = Parser::new(line, None, Some(origin.clone()))
         .parse()
         .map_err(|error| refused(error.to_string()))?;
@@ -110,10 +124,27 @@ pub fn parse_data(kind: &str, data: &str, origin: &Name) -> Result<RData, String
             match &mut record.data {
                 RData::SVCB(service) => settle(service, origin).map_err(refused)?,
                 RData::HTTPS(service) => settle(&mut service.0, origin).map_err(refused)?,
+                RData::DNSSEC(DNSSECRData::DS(ds)) => {
+                    // RFC 4034 §5.1.4, RFC 4509 §2.1, RFC 6605 §2; of others nothing is known.
+                    let right = match u8::from(ds.digest_type()) {
+                        1 => ds.digest().len() == 20,
+                        2 => ds.digest().len() == 32,
+                        4 => ds.digest().len() == 48,
+                        _ => !ds.digest().is_empty(),
+                    };
+                    if !right {
+                        return Err(refused(
+                            "the digest is not as long as its type says".to_owned(),
+                        ));
+                    }
+                }
                 _ => {}
             }
-            // What can't be put on the wire must not wait for a query to fail.
-            wire(&record.data).map_err(refused)?;
+            // What can't be put on the wire, or not be read from it, must not wait for a query to fail.
+            let octets = wire(&record.data).map_err(refused)?;
+            if !reads_back(&octets, record.record_type()) {
+                return Err(refused("resolvers could not read it".to_owned()));
+            }
             Ok(record.data)
         }
         _ => Err(refused("it is empty".to_owned())),
@@ -171,14 +202,29 @@ pub fn master_line(record: &Record) -> String {
             .map(|text| quoted(text))
             .collect::<Vec<_>>()
             .join(" "),
+        RData::NS(target) => name_text(&target.0),
+        RData::CNAME(target) => name_text(&target.0),
+        RData::PTR(target) => name_text(&target.0),
+        RData::MX(mx) => format!("{} {}", mx.preference, name_text(&mx.exchange)),
+        RData::SRV(srv) => format!(
+            "{} {} {} {}",
+            srv.priority,
+            srv.weight,
+            srv.port,
+            name_text(&srv.target)
+        ),
+        RData::SOA(soa) => format!(
+            "{} {} {} {} {} {} {}",
+            name_text(&soa.mname),
+            name_text(&soa.rname),
+            soa.serial,
+            soa.refresh,
+            soa.retry,
+            soa.expire,
+            soa.minimum
+        ),
         RData::A(_)
         | RData::AAAA(_)
-        | RData::NS(_)
-        | RData::CNAME(_)
-        | RData::PTR(_)
-        | RData::MX(_)
-        | RData::SRV(_)
-        | RData::SOA(_)
         | RData::DNSSEC(DNSSECRData::DS(_) | DNSSECRData::DNSKEY(_)) => record.data.to_string(),
         other => {
             let bytes = wire(other).unwrap_or_default();
@@ -190,7 +236,7 @@ pub fn master_line(record: &Record) -> String {
             text
         }
     };
-    let (name, ttl) = (&record.name, record.ttl);
+    let (name, ttl) = (name_text(&record.name), record.ttl);
     format!("{name}\t{ttl}\tIN\t{kind}\t{data}")
 }
 
@@ -209,6 +255,149 @@ fn wire(data: &RData) -> Result<Vec<u8>, String> {
     encoder.set_canonical_form(true);
     data.emit(&mut encoder).map_err(|error| error.to_string())?;
     Ok(bytes)
+}
+
+/// Whether octets are data of a type, and all of them.
+fn reads_back(octets: &[u8], kind: RecordType) -> bool {
+    let Ok(length) = u16::try_from(octets.len()) else {
+        return false;
+    };
+    let mut decoder = BinDecoder::new(octets);
+    RData::read(&mut decoder, kind, Restrict::new(length))
+        .is_ok_and(|data| decoder.is_empty() && wire(&data).is_ok_and(|again| again == octets))
+}
+
+/// A name as other servers read it, unusual octets as `\DDD` (RFC 1035 §5.1). hickory-proto's own texts turn
+/// A-labels into what they stand for, or write octal numbers.
+fn name_text(name: &Name) -> String {
+    let mut out = String::new();
+    for label in name.iter() {
+        for &byte in label {
+            match byte {
+                b'-'
+                | b'_'
+                | b'*'
+                | b'/'
+                | b'+'
+                | b'='
+                | b'0'..=b'9'
+                | b'A'..=b'Z'
+                | b'a'..=b'z' => {
+                    out.push(char::from(byte));
+                }
+                b'!'..=b'~' => {
+                    out.push('\\');
+                    out.push(char::from(byte));
+                }
+                _ => write!(out, "\\{byte:03}").unwrap_or_default(),
+            }
+        }
+        out.push('.');
+    }
+    if out.is_empty() {
+        out.push('.');
+    }
+    out
+}
+
+/// Character strings (RFC 1035 §5.1), with or without quotes. hickory-proto would take `\DDD` for a
+/// character, which may be several octets, and what follows a semicolon for a comment.
+fn texts(data: &str) -> Result<TXT, String> {
+    const UNQUOTED: &str = "a text with ; ( ) or quotes in it wants quotes around it";
+    let mut texts: Vec<Vec<u8>> = Vec::new();
+    let mut rest = data.trim_start_matches(' ');
+    while !rest.is_empty() {
+        let inside = rest.strip_prefix('"');
+        rest = inside.unwrap_or(rest);
+        let mut text = Vec::new();
+        loop {
+            let Some(character) = rest.chars().next() else {
+                if inside.is_some() {
+                    return Err("a quote is left open".to_owned());
+                }
+                break;
+            };
+            let after = &rest[character.len_utf8()..];
+            match character {
+                '"' if inside.is_some() => {
+                    rest = after;
+                    if !rest.is_empty() && !rest.starts_with(' ') {
+                        return Err("a space is missing after a quote".to_owned());
+                    }
+                    break;
+                }
+                ' ' if inside.is_none() => break,
+                '"' | ';' | '(' | ')' if inside.is_none() => return Err(UNQUOTED.to_owned()),
+                '\\' => {
+                    let (octets, after) = unescaped(after)?;
+                    text.extend(octets);
+                    rest = after;
+                }
+                _ => {
+                    text.extend_from_slice(&rest.as_bytes()[..character.len_utf8()]);
+                    rest = after;
+                }
+            }
+        }
+        if text.len() > 255 {
+            return Err("a text has at most 255 octets: write several, \"…\" \"…\"".to_owned());
+        }
+        texts.push(text);
+        rest = rest.trim_start_matches(' ');
+    }
+    if texts.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let octets: usize = texts.iter().map(|text| text.len() + 1).sum();
+    if octets > usize::from(u16::MAX) {
+        return Err("a record has at most 65,535 octets".to_owned());
+    }
+    Ok(TXT::from_bytes(texts.iter().map(Vec::as_slice).collect()))
+}
+
+/// What stands after a backslash: three digits for an octet, or a character for itself.
+fn unescaped(text: &str) -> Result<(Vec<u8>, &str), String> {
+    let Some(character) = text.chars().next() else {
+        return Err("a backslash stands at the end".to_owned());
+    };
+    if !character.is_ascii_digit() {
+        let (character, after) = text.split_at(character.len_utf8());
+        return Ok((character.as_bytes().to_vec(), after));
+    }
+    text.split_at_checked(3)
+        .filter(|(digits, _)| digits.bytes().all(|digit| digit.is_ascii_digit()))
+        .and_then(|(digits, after)| Some((vec![digits.parse().ok()?], after)))
+        .ok_or_else(|| "\\ wants three digits up to 255, or a character".to_owned())
+}
+
+/// Whether a comment begins in the data.
+fn has_comment(data: &str) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    data.bytes().any(|byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b';' => return !quoted,
+            _ => {}
+        }
+        false
+    })
+}
+
+/// Whether there is a `\DDD` past ASCII.
+fn has_high_escape(data: &str) -> bool {
+    let mut rest = data.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        rest = rest.get(at + 1..).unwrap_or_default();
+        let digits = rest.first_chunk::<3>();
+        let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_digit));
+        if digits.is_some_and(|digits| digits > b"127") {
+            return true;
+        }
+        rest = rest.get(1..).unwrap_or_default();
+    }
+    false
 }
 
 /// A character string in quotes, everything unusual as `\DDD` (RFC 1035 §5.1).
@@ -274,6 +463,16 @@ mod tests {
             ("TYPE731", "\\# 0"),
             ("$INCLUDE", "/etc/passwd"),
             ("TXT", "\"open"),
+            ("TXT", "p=none; q=1"),
+            ("TXT", "\\256"),
+            ("TXT", "\\"),
+            ("TXT", "\"a\"b"),
+            ("TXT", &"a".repeat(256)),
+            ("TXT", " "),
+            ("MX", "10 \\200"),
+            ("DS", "12345 13 2 49FD"),
+            ("CAA", "0 issue ca.example; accounturi=x"),
+            ("CAA", "0 issue+ \"ca.example\""),
         ] {
             assert!(data(kind, text).is_err(), "{kind} {text:?}");
         }
@@ -308,8 +507,32 @@ mod tests {
     }
 
     #[test]
+    fn names_are_written_as_they_travel() {
+        let line = |owner: &str, kind: &str, data: &str| {
+            let owner = parse_owner(owner, &origin()).unwrap();
+            let data = parse_data(kind, data, &origin()).unwrap();
+            master_line(&Record::from_rdata(owner, 60, data))
+        };
+        assert_eq!(
+            line("xn--bcher-kva", "MX", "10 bücher"),
+            "xn--bcher-kva.web.example.\t60\tIN\tMX\t10 xn--bcher-kva.web.example."
+        );
+        assert_eq!(
+            line("@", "NS", "a\\.b.x."),
+            "web.example.\t60\tIN\tNS\ta\\.b.x."
+        );
+        assert!(line("@", "MX", "0 .").ends_with("\t0 ."));
+    }
+
+    #[test]
     fn text_comes_back_from_a_master_line_as_it_went_in() {
-        for text in ["\"a b\" \"c;d\"", "\"say \\\"hi\\\"\"", "v=spf1"] {
+        for text in [
+            "\"a b\" \"c;d\"",
+            "\"say \\\"hi\\\"\"",
+            "v=spf1",
+            "\"\"",
+            "é \\200\\000 \\\\",
+        ] {
             let data = parse_data("TXT", text, &origin()).unwrap();
             let line = master_line(&Record::from_rdata(origin(), 60, data.clone()));
             let (_, written) = line.split_once("TXT\t").unwrap();

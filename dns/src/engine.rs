@@ -211,7 +211,7 @@ impl Responder {
 
     /// The way of common questions; `None` is for the general path.
     #[inline]
-    fn quick(
+    pub(crate) fn quick(
         &self,
         world: &Registry,
         tally: &Tally,
@@ -280,7 +280,7 @@ impl Responder {
 
     /// The way of everything else. A panic in a library on some odd message costs that message alone.
     #[cold]
-    fn general(
+    pub(crate) fn general(
         &self,
         world: &Registry,
         tally: &Tally,
@@ -293,9 +293,12 @@ impl Responder {
             Transport::Udp => Protocol::Udp,
             _ => Protocol::Tcp,
         };
+        let read = scratch.read(message);
+        // A name that points somewhere can only point at the header, which is not the same in an answer.
+        let pointing = read.is_none() && message[4..6] != [0, 0];
         let (opt, response) = match Opt::scan(message) {
             _ if general::is_unheard_of(message) => (None, general::not_implemented(message)),
-            Ok(opt) => {
+            Ok(opt) if !pointing => {
                 let respond =
                     || general::respond(world, message, opt.as_ref(), asked.source, protocol);
                 let Ok(response) = catch_unwind(AssertUnwindSafe(respond)) else {
@@ -304,7 +307,7 @@ impl Responder {
                 };
                 (opt, response)
             }
-            Err(edns::Malformed) => (None, general::format_error(message)),
+            _ => (None, general::format_error(message)),
         };
         let mut out = Out::after(out, 0);
         out.put(
@@ -319,7 +322,7 @@ impl Responder {
                 .get(response.question_end..)
                 .unwrap_or_default(),
         );
-        let name = match scratch.read(message) {
+        let name = match read {
             Some(read) => &scratch.name[..read.octets],
             None => &[],
         };

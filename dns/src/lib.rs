@@ -13,6 +13,8 @@ mod batch;
 mod cookie;
 mod edns;
 mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 mod general;
 mod limit;
 mod metrics;

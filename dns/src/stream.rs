@@ -56,11 +56,7 @@ pub(crate) async fn serve(
     tally: Tally,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let worker = Arc::new(Mutex::new(Worker {
-        tally,
-        scratch: Scratch::default(),
-        answer: vec![0; LENGTH_OCTETS + usize::from(u16::MAX)].into(),
-    }));
+    let worker = Arc::new(Mutex::new(Worker::new(tally)));
     // They end with it.
     let mut accepting = JoinSet::new();
     for door in doors {
@@ -86,6 +82,16 @@ pub(crate) struct Worker {
     tally: Tally,
     scratch: Scratch,
     answer: Box<[u8]>,
+}
+
+impl Worker {
+    pub(crate) fn new(tally: Tally) -> Self {
+        Self {
+            tally,
+            scratch: Scratch::default(),
+            answer: vec![0; LENGTH_OCTETS + usize::from(u16::MAX)].into(),
+        }
+    }
 }
 
 type Shared = Arc<Mutex<Worker>>;
@@ -130,7 +136,23 @@ struct Talk<'s> {
     source: SocketAddr,
     transport: Transport,
     streams: &'s Streams,
-    worker: &'s Shared,
+    worker: &'s std::cell::RefCell<Worker>,
+}
+
+/// One plain connection, from its first octet to its end.
+pub(crate) async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    source: SocketAddr,
+    streams: &Streams,
+    worker: &std::cell::RefCell<Worker>,
+) -> io::Result<()> {
+    let talk = Talk {
+        source,
+        transport: Transport::Tcp,
+        streams,
+        worker,
+    };
+    talk.converse(stream).await
 }
 
 impl Talk<'_> {
@@ -169,15 +191,10 @@ impl Talk<'_> {
                 Ok(Ok(false)) | Err(_) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
             }
-            let mut taken = 0;
-            while let Some(message) = frame(&questions[taken..]) {
+            let (mut taken, mut open) = (0, true);
+            while open && let Some(message) = frame(&questions[taken..]) {
                 taken += LENGTH_OCTETS + message.len();
-                if !self.take(message, &mut answers, &mut stream).await? {
-                    // Those before it asked well.
-                    timeout(idle, stream.write_all(&answers)).await??;
-                    timeout(idle, stream.flush()).await??;
-                    return Ok(());
-                }
+                open = self.take(message, &mut answers, &mut stream).await?;
                 if answers.len() > FLUSH_OCTETS {
                     timeout(idle, stream.write_all(&answers)).await??;
                     answers.clear();
@@ -188,6 +205,9 @@ impl Talk<'_> {
             // Lengths and messages together (RFC 7766 §8).
             timeout(idle, stream.write_all(&answers)).await??;
             timeout(idle, stream.flush()).await??;
+            if !open {
+                return Ok(());
+            }
             answers.clear();
             // One large answer must not keep its memory for as long as the connection lasts.
             answers.shrink_to(FLUSH_OCTETS);
@@ -260,12 +280,10 @@ impl Talk<'_> {
             &asked,
             &mut answer[LENGTH_OCTETS..],
         );
-        let Ok(framed) = u16::try_from(length) else {
-            return false;
+        let framed = match u16::try_from(length) {
+            Ok(framed) if framed > 0 => framed,
+            _ => return false,
         };
-        if length == 0 {
-            return false;
-        }
         answer[..LENGTH_OCTETS].copy_from_slice(&framed.to_be_bytes());
         answers.extend_from_slice(&answer[..LENGTH_OCTETS + length]);
         true
@@ -288,6 +306,6 @@ fn length_of(octets: &[u8]) -> Option<usize> {
 }
 
 /// The first whole message of what was read.
-pub(crate) fn frame(octets: &[u8]) -> Option<&[u8]> {
+fn frame(octets: &[u8]) -> Option<&[u8]> {
     octets.get(LENGTH_OCTETS..LENGTH_OCTETS + length_of(octets)?)
 }

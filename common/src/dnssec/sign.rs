@@ -578,7 +578,7 @@ fn seconds(time: SystemTime) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, time::Duration};
+    use std::{collections::HashSet, sync::Arc, time::Duration};
 
     use hickory_proto::rr::rdata::{A, AAAA};
 
@@ -605,7 +605,7 @@ mod tests {
             .iter()
             .map(|label| SiteName::parse(label).unwrap())
             .collect();
-        authority.set_labels(Labels::new(names.iter().zip(0..)), HashSet::new());
+        authority.set_labels(Arc::new(Labels::new(names.iter().zip(0..))), HashSet::new());
         authority
     }
 
