@@ -412,7 +412,12 @@ fn serve(folder: &Folder, sockets: Sockets) -> (dns::Server, Arc<common::Registr
         identity: "ns1".to_owned(),
     };
     let registry = prometheus::Registry::new();
-    let server = dns::start(sockets, published, limits, None, &registry).unwrap();
+    let journal =
+        common::journal::Journal::open(std::path::Path::new("/nonexistent"), &published.load());
+    // Secondaries would be told on it.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let server = dns::start(sockets, published, journal, limits, None, &registry).unwrap();
     (server, Arc::clone(declared.registry()))
 }
 

@@ -2,16 +2,16 @@
 //! interface of this crate: it changes as the parts behind it do.
 
 use std::{
-    cell::RefCell,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
 
-use common::{Published, Registry, gate::Gate};
+use common::{Published, Registry, gate::Gate, journal::Journal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     limit::{Limiter, Rates},
     metrics::{Metrics, Tally},
     stream::{Streams, Worker, converse},
+    transfer::Transfers,
 };
 
 /// Who asks.
@@ -31,7 +32,7 @@ pub struct Engine {
     tally: Tally,
     scratch: Scratch,
     /// For connections.
-    worker: RefCell<Worker>,
+    worker: Mutex<Worker>,
 }
 
 /// Which of the two ways answers.
@@ -48,8 +49,13 @@ pub enum Way {
 impl Engine {
     /// An engine that answers from `registry`; `None` without random octets or with metrics in the way.
     pub fn new(registry: Arc<Registry>) -> Option<Self> {
+        // Without secondaries nothing is read there, and nothing written.
+        let journal = Journal::open(Path::new("/nonexistent"), &registry);
         let published = Published::new(registry);
-        let metrics = Metrics::register(&published, &prometheus::Registry::new()).ok()?;
+        let scraped = prometheus::Registry::new();
+        let metrics = Metrics::register(&published, &scraped).ok()?;
+        let transfers =
+            Transfers::register(&published, journal, metrics.worker(), &scraped).ok()?;
         let rates = Rates {
             answers: 0,
             slip: 0,
@@ -60,12 +66,13 @@ impl Engine {
             Cookies::new().ok()?,
             Limiter::new(rates),
             "fuzzed",
+            transfers,
         );
         Some(Self {
             responder: responder.into(),
             tally: metrics.worker(),
             scratch: Scratch::default(),
-            worker: RefCell::new(Worker::new(metrics.worker())),
+            worker: Mutex::new(Worker::new(metrics.worker())),
         })
     }
 

@@ -136,15 +136,15 @@ struct Talk<'s> {
     source: SocketAddr,
     transport: Transport,
     streams: &'s Streams,
-    worker: &'s std::cell::RefCell<Worker>,
+    worker: &'s Mutex<Worker>,
 }
 
 /// One plain connection, from its first octet to its end.
 pub(crate) async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     source: SocketAddr,
     streams: &Streams,
-    worker: &std::cell::RefCell<Worker>,
+    worker: &Mutex<Worker>,
 ) -> io::Result<()> {
     let talk = Talk {
         source,
