@@ -77,6 +77,13 @@ impl Listeners {
                 );
             }
         }
+        for socket in &listeners.dns.tls {
+            // An answer must not wait for the client to have acknowledged its session tickets; without
+            // this it only comes later.
+            socket2::SockRef::from(socket)
+                .set_tcp_nodelay(true)
+                .unwrap_or_default();
+        }
         if refused.is_empty() {
             Ok(listeners)
         } else {
