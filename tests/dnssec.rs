@@ -319,6 +319,16 @@ fn signatures(declared: &Declared, zone: &str) -> BTreeMap<(String, String), BTr
     all
 }
 
+/// Sites and records after a step; which signatures are others, new and gone; whether reverse zones change.
+type Step<'s> = (
+    &'s str,
+    &'s str,
+    &'s [&'s str],
+    &'s [&'s str],
+    &'s [&'s str],
+    bool,
+);
+
 #[test]
 fn an_edit_makes_the_few_signatures_it_must() {
     let folder = Folder::new(REVERSE);
@@ -346,7 +356,7 @@ fn an_edit_makes_the_few_signatures_it_must() {
     // After each step: what has other signatures than before, what is new and what is gone; and whether
     // the reverse zones, where each name has a PTR record, change.
     #[rustfmt::skip]
-    let steps: &[(&str, &str, &[&str], &[&str], &[&str], bool)] = &[
+    let steps: &[Step<'_>] = &[
         ("alice bob carol dora emil", "", &["@ SOA", "bob NSEC"], &["carol A", "carol AAAA", "carol NSEC"], &[], true),
         ("alice bob carol dora emil", &txt, &["@ SOA", "bob NSEC"], &["_note.bob TXT", "_note.bob NSEC"], &[], false),
         ("alice bob carol dora emil", &txt2, &["@ SOA", "_note.bob TXT"], &[], &[], false),

@@ -91,13 +91,16 @@ struct Reply {
     message: Message,
 }
 
+/// Payload, version, flags and options of an OPT record.
+type Sent = (u16, u8, u16, Vec<(u16, Vec<u8>)>);
+
 impl Reply {
     fn code(&self) -> u16 {
         self.message.metadata.response_code.into()
     }
 
     /// Payload, version, flags and options of the OPT record, which is the last of a message.
-    fn opt(&self) -> Option<(u16, u8, u16, Vec<(u16, Vec<u8>)>)> {
+    fn opt(&self) -> Option<Sent> {
         self.message.edns.as_ref()?;
         // The root, type 41, and our payload: nothing else in these answers looks like it.
         let at = (12..self.octets.len())

@@ -462,8 +462,7 @@ impl<'a> Pen<'a> {
                 .collect();
             tasks
                 .into_iter()
-                .map(|task| task.join().unwrap_or(Err(KeyFailure::Random)))
-                .collect::<Result<(), KeyFailure>>()
+                .try_for_each(|task| task.join().unwrap_or(Err(KeyFailure::Random)))
         })?;
         Ok(all)
     }

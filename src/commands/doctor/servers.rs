@@ -296,7 +296,10 @@ mod tests {
     use super::*;
     use crate::commands::doctor::finding::Severity;
 
-    fn judged(said: &[(u8, Result<u32, Fault>, Result<u32, Fault>)]) -> Vec<Finding> {
+    /// The last octet of a server's address, and what it said over UDP and TCP.
+    type Voice = (u8, Result<u32, Fault>, Result<u32, Fault>);
+
+    fn judged(said: &[Voice]) -> Vec<Finding> {
         let said: Vec<Said> = said
             .iter()
             .map(|(last, udp, tcp)| Said {
