@@ -317,7 +317,7 @@ pub(crate) fn record(octets: &[u8]) {
     let owner = parse_owner(owner, &origin);
     if let Ok(owner) = &owner {
         assert!(origin.zone_of(owner) && owner.is_fqdn(), "{owner}");
-        assert_eq!(parse_owner(&owner.to_string(), &origin).as_ref(), Ok(owner));
+        assert_eq!(parse_owner(&owner.to_ascii(), &origin).as_ref(), Ok(owner));
     }
     let Ok(data) = parse_data(kind, data, &origin) else {
         return;
