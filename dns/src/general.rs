@@ -98,16 +98,7 @@ pub(crate) fn respond(
             _ => Err(ResponseCode::Refused),
         },
     };
-    let answer = match answer {
-        // Many questions may be more than a datagram takes: they don't come back.
-        Err(code) if question.is_none() => {
-            return Response {
-                error,
-                ..code_only(message, code)
-            };
-        }
-        answer => answer.unwrap_or_else(refusal),
-    };
+    let answer = answer.unwrap_or_else(refusal);
     if answer.code == ResponseCode::Refused && answer.zone.is_none() && error.is_none() {
         error = Some(ExtendedError::NotAuthoritative);
     }
