@@ -322,10 +322,6 @@ impl Responder {
                 .get(response.question_end..)
                 .unwrap_or_default(),
         );
-        let name = match read {
-            Some(read) => &scratch.name[..read.octets],
-            None => &[],
-        };
         let ending = Ending {
             asked,
             message,
@@ -334,7 +330,8 @@ impl Responder {
             code_high: response.code_high,
             zone: response.zone,
             kind: response.kind.map(u16::from),
-            name,
+            // Anybody can make up names below a wildcard or a delegation: they count together.
+            name: &[],
             error: response.error,
         };
         self.finish(tally, response.head, &ending, out)
@@ -409,8 +406,8 @@ impl Responder {
     #[cold]
     fn limit(&self, head: Head, ending: &Ending<'_>) -> Verdict {
         let like = match (head.code, ending.zone) {
-            (NXDOMAIN, Some(zone)) => Like::Missing(zone),
-            (0, Some(_)) => Like::Name(ending.name),
+            (0, Some(_)) if !ending.name.is_empty() => Like::Name(ending.name),
+            (0 | NXDOMAIN, Some(zone)) => Like::Zone(zone),
             _ => Like::Error,
         };
         self.limiter

@@ -1,7 +1,7 @@
 //! Response rate limiting: who asks in another's name gets little of it.
 //!
 //! Answers over UDP to one network (a /24, a /56) are counted by what they say: those about one name
-//! together, those about missing names of one zone together, errors together. Past the rate within a
+//! together, those about names anybody can make up in one zone together, errors together. Past the rate within a
 //! second every `slip`th is cut to its question, so that a real client comes back over TCP, and the
 //! others are dropped. The counts stand in a table of fixed size; a collision forgets a count, which
 //! only lets more through.
@@ -43,8 +43,8 @@ pub(crate) enum Verdict {
 pub(crate) enum Like<'a> {
     /// The name they are about.
     Name(&'a [u8]),
-    /// The zone that has no such name, by its place.
-    Missing(usize),
+    /// A zone, by its place: names that are not there, and names that could be made up.
+    Zone(usize),
     /// Errors of every kind.
     Error,
 }
@@ -135,7 +135,7 @@ mod tests {
             send,
             "another name"
         );
-        assert_eq!(judge("192.0.2.1", Like::Missing(0), 5), send);
+        assert_eq!(judge("192.0.2.1", Like::Zone(0), 5), send);
         assert_eq!(judge("192.0.2.1", a, 6), send, "the next second");
         assert!(limiter.applies(source) && !limiter.applies("10.1.2.3".parse().unwrap()));
         let none = Limiter::new(Rates {

@@ -1,6 +1,7 @@
 //! Datagrams: a thread for each socket, one socket for each core and address.
 
 use std::{
+    io::ErrorKind,
     net::UdpSocket,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -23,8 +24,8 @@ const REST: Duration = Duration::from_micros(100);
 /// A batch from here on shows that more are waiting already.
 const BUSY: usize = DATAGRAMS / 2;
 
-/// A socket that fails again and again is tried no faster.
-const PAUSE: Duration = Duration::from_millis(10);
+/// A socket that fails again and again is tried, and told of, no faster.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Answers until told to stop, which a waiting worker hears when its socket is shut down. A fault that
 /// escapes costs a batch, and another takes its place.
@@ -56,12 +57,10 @@ fn work(
     let mut batch = Batch::new(socket)?;
     let mut scratch = Scratch::default();
     while !stop.load(Relaxed) {
-        // An error is an ICMP message about an earlier answer; the socket itself is well.
-        let Ok(count) = batch.receive(socket) else {
-            if stop.load(Relaxed) {
-                break;
-            }
-            continue;
+        let count = match batch.receive(socket) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
         };
         let world = responder.published.load();
         tally.follow(&world);
