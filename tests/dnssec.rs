@@ -535,3 +535,30 @@ fn a_key_rolls_while_validators_look_on() {
     assert_eq!(run("dnssec-verify", &["-o", "w.example", file]).code, 0);
     assert_eq!(run("ldns-verify-zone", &[file]).code, 0);
 }
+
+#[test]
+fn a_restart_keeps_signatures_and_serial() {
+    let nuage = start(ZONE);
+    let told = |nuage: &Nuage| -> Vec<String> {
+        let mut told = Vec::new();
+        for (name, kind) in [
+            ("w.example.", RecordType::SOA),
+            ("alice.w.example.", RecordType::A),
+        ] {
+            let mut asked = question(name, kind);
+            asked.edns.as_mut().unwrap().set_dnssec_ok(true);
+            let answer = send(nuage.dns[0], Over::Tcp, &asked);
+            told.extend(answer.answers.iter().map(ToString::to_string));
+        }
+        // The SOA record's own signature is made with each start.
+        told.retain(|record| !record.contains("RRSIG SOA"));
+        told
+    };
+    let before = told(&nuage);
+    assert_eq!(before.len(), 3, "{before:?}");
+    // Killed at once, as by a power cut.
+    let again = nuage.into_folder().serve();
+    assert_eq!(told(&again), before);
+    let log = again.log();
+    assert!(log.contains("signatures=0"), "{log}");
+}
