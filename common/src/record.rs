@@ -225,7 +225,9 @@ pub fn master_line(record: &Record) -> String {
         ),
         RData::A(_)
         | RData::AAAA(_)
-        | RData::DNSSEC(DNSSECRData::DS(_) | DNSSECRData::DNSKEY(_)) => record.data.to_string(),
+        | RData::DNSSEC(DNSSECRData::DS(_) | DNSSECRData::DNSKEY(_) | DNSSECRData::NSEC(_)) => {
+            record.data.to_string()
+        }
         other => {
             let bytes = wire(other).unwrap_or_default();
             let mut text = format!("\\# {} ", bytes.len());
