@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Folder, HEAD, Nuage, Server, free_port, run, until, until_within};
+use crate::{
+    differential::SIGNED,
+    harness::{Folder, HEAD, Nuage, Server, free_port, run, until, until_within},
+};
 
 const SHA256: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const SHA512: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEw";
@@ -19,6 +22,19 @@ const ZONES: [&str; 3] = [
 const RECORDS: &str = "[[records]]\nname = \"@\"\ntype = \"MX\"\ndata = \"10 mx\"\n[[records]]\nname = \"mx\"\ntype = \"A\"\ndata = \"192.0.2.25\"\n\
      [[records]]\nname = \"*.dev\"\ntype = \"TXT\"\ndata = '\"any thing\"'\n[[records]]\nname = \"a.deep.below\"\ntype = \"CNAME\"\ndata = \"mx\"\n\
      [[records]]\nname = \"sub\"\ntype = \"NS\"\ndata = \"ns.sub\"\n[[records]]\nname = \"ns.sub\"\ntype = \"A\"\ndata = \"192.0.2.77\"\n";
+
+/// Where a secondary finds us: the port, and over TLS (RFC 9103) the authority our certificate is of.
+#[derive(Clone, Copy)]
+struct Primary<'p> {
+    port: u16,
+    ca: Option<&'p str>,
+}
+
+impl From<u16> for Primary<'_> {
+    fn from(port: u16) -> Self {
+        Self { port, ca: None }
+    }
+}
 
 /// One secondary: its name, which is its key's too, and its key.
 struct Kind {
@@ -56,8 +72,10 @@ impl Kind {
         )
     }
 
-    /// Starts the server as a secondary of `primary` for these zones.
-    fn start(&self, port: u16, primary: u16, zones: &[&str]) -> Server {
+    /// Starts the server as a secondary of `primary` for these zones. Whoever is here may transfer them
+    /// from it, and it adds nothing to answers that they could do without.
+    fn start<'p>(&self, port: u16, primary: impl Into<Primary<'p>>, zones: &[&str]) -> Server {
+        let Primary { port: primary, ca } = primary.into();
         let Self {
             name,
             algorithm,
@@ -68,15 +86,23 @@ impl Kind {
         };
         match *name {
             "nsd" => {
+                let (bundle, auth, tls) = match ca {
+                    None => Default::default(),
+                    Some(ca) => (
+                        format!("  tls-cert-bundle: \"{ca}\"\n"),
+                        "tls-auth:\n  name: \"nuage\"\n  auth-domain-name: \"ns1.w.example\"\n",
+                        " nuage",
+                    ),
+                };
                 let zones = each(&|zone| {
                     format!(
-                        "zone:\n  name: \"{zone}\"\n  zonefile: \"{zone}.zone\"\n  allow-notify: 127.0.0.1 nsd\n  request-xfr: 127.0.0.1@{primary} nsd\n"
+                        "zone:\n  name: \"{zone}\"\n  zonefile: \"{zone}.zone\"\n  allow-notify: 127.0.0.1 nsd\n  request-xfr: 127.0.0.1@{primary} nsd{tls}\n  provide-xfr: 127.0.0.1 NOKEY\n"
                     )
                 });
                 let config = format!(
                     "server:\n  ip-address: 127.0.0.1@{port}\n  zonesdir: \"@DIR@\"\n  xfrdfile: \"@DIR@/xfrd\"\n  xfrdir: \"@DIR@\"\n  zonelistfile: \"@DIR@/zones\"\n  database: \"\"\n  pidfile: \"\"\n  \
-                     username: \"\"\n  server-count: 1\n  xfrd-reload-timeout: 0\n  verbosity: 2\nremote-control:\n  control-enable: no\n\
-                     key:\n  name: \"nsd\"\n  algorithm: {algorithm}\n  secret: \"{secret}\"\n{zones}"
+                     username: \"\"\n  server-count: 1\n  xfrd-reload-timeout: 0\n  minimal-responses: yes\n  verbosity: 2\n{bundle}remote-control:\n  control-enable: no\n\
+                     key:\n  name: \"nsd\"\n  algorithm: {algorithm}\n  secret: \"{secret}\"\n{auth}{zones}"
                 );
                 Server::start(
                     &[("nsd.conf", &config)],
@@ -86,12 +112,13 @@ impl Kind {
                 )
             }
             "knot" => {
+                assert!(ca.is_none(), "Debian's can't");
                 let zones = each(&|zone| format!("  - domain: \"{zone}\"\n"));
                 let config = format!(
                     "server:\n  listen: 127.0.0.1@{port}\n  rundir: \"@DIR@\"\nlog:\n  - target: stderr\n    any: info\ndatabase:\n  storage: \"@DIR@\"\n\
                      key:\n  - id: knot\n    algorithm: {algorithm}\n    secret: \"{secret}\"\nremote:\n  - id: nuage\n    address: 127.0.0.1@{primary}\n    key: knot\n\
-                     acl:\n  - id: news\n    address: 127.0.0.1\n    key: knot\n    action: notify\n\
-                     template:\n  - id: default\n    storage: \"@DIR@\"\n    master: nuage\n    acl: news\nzone:\n{zones}"
+                     acl:\n  - id: news\n    address: 127.0.0.1\n    key: knot\n    action: notify\n  - id: all\n    address: 127.0.0.1\n    action: transfer\n\
+                     template:\n  - id: default\n    storage: \"@DIR@\"\n    master: nuage\n    acl: [news, all]\nzone:\n{zones}"
                 );
                 Server::start(
                     &[("knot.conf", &config)],
@@ -101,14 +128,23 @@ impl Kind {
                 )
             }
             _ => {
+                let (block, tls) = match ca {
+                    None => Default::default(),
+                    Some(ca) => (
+                        format!(
+                            "tls nuage {{ ca-file \"{ca}\"; remote-hostname \"ns1.w.example\"; }};\n"
+                        ),
+                        " tls nuage",
+                    ),
+                };
                 let zones = each(&|zone| {
                     format!(
-                        "zone \"{zone}\" {{ type secondary; file \"{zone}.zone\"; primaries {{ 127.0.0.1 port {primary} key bind; }}; allow-notify {{ key bind; }}; }};\n"
+                        "zone \"{zone}\" {{ type secondary; file \"{zone}.zone\"; primaries {{ 127.0.0.1 port {primary} key bind{tls}; }}; allow-notify {{ key bind; }}; }};\n"
                     )
                 });
                 let config = format!(
                     "options {{ directory \"@DIR@\"; pid-file none; session-keyfile none; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no; notify no; \
-                     empty-zones-enable no; }};\ncontrols {{ }};\nkey bind {{ algorithm {algorithm}; secret \"{secret}\"; }};\n{zones}"
+                     empty-zones-enable no; minimal-responses yes; }};\ncontrols {{ }};\n{block}key bind {{ algorithm {algorithm}; secret \"{secret}\"; }};\n{zones}"
                 );
                 Server::start(
                     &[("named.conf", &config)],
@@ -130,6 +166,19 @@ fn folder(body: &str, extra: &str) -> (Folder, u16) {
     folder.write("nuage.toml", &config);
     folder.zone(body);
     (folder, port)
+}
+
+/// The same with DNS over TLS on the second port, and no limit to what may be asked.
+fn folder_with_tls(body: &str, extra: &str) -> (Folder, u16, u16) {
+    let folder = Folder::of_dns("rate_limit = 0", extra);
+    let (port, tls) = (free_port(), free_port());
+    let mut config = fs::read_to_string(folder.config()).unwrap();
+    for port in [port, tls] {
+        config = config.replacen("\"127.0.0.1:0\"", &format!("\"127.0.0.1:{port}\""), 1);
+    }
+    folder.write("nuage.toml", &config);
+    folder.zone(body);
+    (folder, port, tls)
 }
 
 fn dig(port: u16, arguments: &[&str]) -> String {
@@ -294,6 +343,295 @@ fn knot_follows_our_zones() {
 #[test]
 fn bind_follows_our_zones() {
     lives(&BIND);
+}
+
+/// What a server gives of a zone, in no order.
+fn whole(port: u16, zone: &str, more: &[&str]) -> Vec<String> {
+    let mut all = vec!["+noall", "+answer", "+onesoa", zone, "AXFR"];
+    all.extend(more);
+    sorted(&dig(port, &all))
+}
+
+/// All that can be asked of these zones with DO set, and what a server answers, code and flags with it.
+fn signed_answers(folder: &Folder, port: u16, questions: &[(String, String)]) -> Vec<String> {
+    let lines: String = questions
+        .iter()
+        .map(|(name, kind)| {
+            format!("@127.0.0.1 -p {port} +norec +time=2 +tries=2 +dnssec +noall +comments +answer +authority {name} {kind}\n")
+        })
+        .collect();
+    let file = folder.write("questions", &lines);
+    let all = run("dig", &["-f", file.to_str().unwrap()]);
+    let answers: Vec<String> = all
+        .out
+        .split(";; Got answer:")
+        .skip(1)
+        .map(|answer| {
+            let kept: Vec<&str> = answer
+                .lines()
+                .filter(|line| !line.is_empty())
+                .filter_map(|line| match line.strip_prefix(";; ") {
+                    Some(head) if head.starts_with("->>HEADER") => head.split(", id:").next(),
+                    Some(head) if head.starts_with("flags:") => head.split(';').next(),
+                    _ => (!line.starts_with(';')).then_some(line),
+                })
+                .collect();
+            sorted(&kept.join("\n")).join("\n")
+        })
+        .collect();
+    assert_eq!(answers.len(), questions.len(), "{all:?}");
+    answers
+}
+
+/// The zones are the same here and there, signature for signature; they verify; and so is every answer.
+fn agree_signed(nuage: &Nuage, ours: u16, servers: &[(&str, u16)]) {
+    let ours_key = format!("hmac-sha256:nsd:{SHA256}");
+    let mut questions = Vec::new();
+    for zone in ZONES {
+        let text = dig(
+            ours,
+            &[
+                "+noall", "+answer", "+onesoa", "-y", &ours_key, zone, "AXFR",
+            ],
+        );
+        let records = sorted(&text);
+        for (who, port) in servers {
+            assert_eq!(whole(*port, zone, &[]), records, "{who}: {zone}");
+        }
+        let file = nuage.folder.write("transferred", &text);
+        let file = file.to_str().unwrap();
+        let bind = run("dnssec-verify", &["-o", zone, file]);
+        assert_eq!(bind.code, 0, "{zone}: {bind:?}");
+        let ldns = run("ldns-verify-zone", &["-V", "2", file]);
+        assert_eq!(ldns.code, 0, "{zone}: {ldns:?}");
+
+        for line in text.lines() {
+            let mut fields = line.split_whitespace();
+            let (name, kind) = (fields.next().unwrap(), fields.nth(2).unwrap());
+            // BIND answers for the child's NSEC at a delegation, the others with ours.
+            if kind != "RRSIG" && !(kind == "NSEC" && name.starts_with("sub.")) {
+                questions.push((name.to_owned(), kind.to_owned()));
+            }
+        }
+        // Names that aren't, types that aren't, wildcards, empty non-terminals, referrals.
+        for (name, kind) in [
+            ("nobody.", "A"),
+            ("x.y.nobody.", "PTR"),
+            ("x.alice.", "A"),
+            ("", "TXT"),
+            ("", "PTR"),
+            ("alice.", "TXT"),
+            ("x.dev.", "TXT"),
+            ("x.y.dev.", "TXT"),
+            ("x.dev.", "A"),
+            ("dev.", "TXT"),
+            ("deep.below.", "A"),
+            ("a.deep.below.", "A"),
+            ("a.deep.below.", "MX"),
+            ("sub.", "DS"),
+            ("sub.", "A"),
+            ("x.sub.", "A"),
+        ] {
+            questions.push((format!("{name}{zone}."), kind.to_owned()));
+        }
+    }
+    questions.sort_unstable();
+    questions.dedup();
+    let wanted = signed_answers(&nuage.folder, ours, &questions);
+    let shown = |code: &str, text: &str| {
+        let has = |answer: &&String| answer.contains(code) && answer.contains(text);
+        assert!(wanted.iter().any(|answer| has(&answer)), "{code} {text}");
+    };
+    shown("noerror", "rrsig\tptr 13");
+    shown("noerror", "rrsig\tdnskey 13");
+    shown("noerror", "rrsig\tsoa 13");
+    shown("nxdomain", "rrsig\tnsec 13");
+    for (who, port) in servers {
+        let theirs = signed_answers(&nuage.folder, *port, &questions);
+        for ((question, wanted), theirs) in questions.iter().zip(&wanted).zip(&theirs) {
+            assert_eq!(theirs, wanted, "{who}: {question:?}");
+        }
+    }
+}
+
+#[test]
+fn signed_zones_are_followed_signature_for_signature() {
+    let kinds = [NSD, KNOT, BIND];
+    let servers = kinds.each_ref().map(|kind| (kind.name, free_port()));
+    let configs: String = kinds
+        .iter()
+        .zip(servers)
+        .map(|(kind, (_, port))| kind.config(port))
+        .collect();
+    let body = |sites: &str, last: u8| {
+        format!(
+            "{SIGNED}{sites}{}",
+            RECORDS.replace("192.0.2.25", &format!("192.0.2.{last}"))
+        )
+    };
+    let first = "[sites.alice]\naliases = [\"al\"]\n[sites.bob]\n";
+    let (folder, ours, _) = folder_with_tls(
+        &body(first, 25),
+        &format!("{configs}[reverse]\ndnssec = true\n"),
+    );
+    let nuage = folder.serve();
+    let _running: Vec<Server> = kinds
+        .iter()
+        .zip(servers)
+        .map(|(kind, (_, port))| kind.start(port, ours, &ZONES))
+        .collect();
+    let follow = |patience| {
+        for (who, port) in servers {
+            follows(who, patience, ours, port);
+        }
+    };
+    follow(Duration::from_secs(20));
+    agree_signed(&nuage, ours, &servers);
+
+    // Our own look at them counts too.
+    let whole = transfers(&nuage, "w.example", "axfr", "sent");
+    let before = serial(ours, "w.example");
+    nuage.folder.zone(&body(
+        "[sites.alice]\naliases = [\"all\"]\n[sites.carol]\n",
+        26,
+    ));
+    until("we have the edit", || {
+        serial(ours, "w.example").is_some_and(|now| Some(now) > before)
+    });
+    follow(Duration::from_secs(2));
+    for zone in ZONES {
+        assert_eq!(
+            transfers(&nuage, zone, "ixfr", "sent"),
+            3,
+            "{zone}: {}",
+            nuage.metrics()
+        );
+    }
+    assert_eq!(transfers(&nuage, "w.example", "axfr", "sent"), whole);
+    agree_signed(&nuage, ours, &servers);
+
+    // A new key is an edit as well.
+    let before = serial(ours, "w.example");
+    let rolled = nuage.folder.run(&["zone", "roll", "w.example", "zsk"]);
+    assert_eq!(rolled.code, 0, "{rolled:?}");
+    nuage.signal("HUP");
+    until("we have the new key", || {
+        serial(ours, "w.example").is_some_and(|now| Some(now) > before)
+    });
+    follow(Duration::from_secs(2));
+    assert_eq!(
+        dig(ours, &["+short", "w.example", "DNSKEY"])
+            .lines()
+            .count(),
+        3
+    );
+    assert_eq!(transfers(&nuage, "w.example", "ixfr", "sent"), 6);
+    agree_signed(&nuage, ours, &servers);
+}
+
+#[test]
+fn over_tls_alone_where_the_file_says_so() {
+    let theirs = [free_port(), free_port()];
+    let configs: String = [NSD, BIND]
+        .iter()
+        .zip(theirs)
+        .map(|(kind, port)| kind.config(port).replace("[keys", "tls = true\n[keys"))
+        .collect();
+    let open = "[[secondaries]]\naddress = \"127.0.0.4\"\nnotify = false\ntls = true\n";
+    let (folder, ours, tls) = folder_with_tls(
+        &format!("{SIGNED}[sites.alice]\n{RECORDS}"),
+        &format!("{open}{configs}[reverse]\ndnssec = true\n"),
+    );
+    let nuage = folder.serve();
+    let key = format!("hmac-sha256:nsd:{SHA256}");
+
+    // By key and by address alone: not in clear, neither the zone nor its changes.
+    for who in [&["-y", &key][..], &["-b", "127.0.0.4"]] {
+        for question in [&["AXFR"][..], &["IXFR=1"], &["+notcp", "IXFR=1"]] {
+            let all = [&["w.example"][..], question, who].concat();
+            let answer = dig(ours, &all);
+            // Of a refusal over UDP dig shows nothing but the signature.
+            let udp = question.contains(&"+notcp");
+            assert!(
+                udp || answer.contains("Transfer failed"),
+                "{all:?}: {answer}"
+            );
+            assert!(!answer.contains("SOA"), "{all:?}: {answer}");
+        }
+    }
+    let port = tls.to_string();
+    let ca = nuage.ca();
+    let (ca_option, name_option) = (format!("+tls-ca={ca}"), "+tls-hostname=ns1.w.example");
+    let kdig = |more: &[&str]| {
+        let mut all = vec!["@127.0.0.1", "-p", &port, "+norec", &ca_option, name_option];
+        all.extend(more);
+        run("kdig", &all).out
+    };
+    for who in [&["-y", &key][..], &["-b", "127.0.0.4"]] {
+        let all = kdig(&[who, &["w.example", "AXFR"]].concat());
+        assert!(
+            all.contains("alice.w.example.")
+                && all.contains("RRSIG")
+                && all.contains("(1 messages, "),
+            "{who:?}: {all}"
+        );
+        let dug = dig(
+            tls,
+            &[&["+tls", &ca_option, name_option, "w.example", "AXFR"], who].concat(),
+        );
+        assert!(
+            dug.contains("XFR size:") && !dug.contains("Couldn't verify"),
+            "{dug}"
+        );
+        let known = serial(ours, "w.example").unwrap();
+        let none = kdig(&[who, &["w.example", &format!("IXFR={known}")]].concat());
+        assert!(none.contains("(1 messages, 1 records)"), "{none}");
+    }
+    let wrong = format!("hmac-sha256:nsd:{SHA512}");
+    let answer = kdig(&["-y", &wrong, "w.example", "AXFR"]);
+    assert!(!answer.contains("alice"), "{answer}");
+    let stranger = kdig(&["w.example", "AXFR"]);
+    assert!(stranger.contains("REFUSED"), "{stranger}");
+
+    let primary = Primary {
+        port: tls,
+        ca: Some(&ca),
+    };
+    let servers = [("nsd", theirs[0]), ("bind", theirs[1])];
+    let _running = [NSD, BIND].map(|kind| {
+        let at = if kind.name == "nsd" { 0 } else { 1 };
+        kind.start(theirs[at], primary, &ZONES)
+    });
+    for (who, port) in servers {
+        let took = follows(who, Duration::from_secs(20), ours, port);
+        eprintln!("{who}: {took:?}");
+    }
+    let before = serial(ours, "w.example");
+    nuage
+        .folder
+        .zone(&format!("{SIGNED}[sites.alice]\n[sites.bob]\n{RECORDS}"));
+    until("we have the edit", || {
+        serial(ours, "w.example").is_some_and(|now| Some(now) > before)
+    });
+    for (who, port) in servers {
+        let took = follows(who, Duration::from_secs(20), ours, port);
+        eprintln!("{who}: {took:?}");
+        for zone in ZONES {
+            let all = whole(port, zone, &[]);
+            let ours = whole(tls, zone, &["+tls", "-y", &key]);
+            assert_eq!(all, ours, "{who}: {zone}");
+        }
+    }
+    assert_eq!(transfers(&nuage, "w.example", "ixfr", "refused"), 4);
+    eprintln!(
+        "{}",
+        nuage
+            .metrics()
+            .lines()
+            .filter(|l| l.contains("transfers_total"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
 }
 
 #[test]
