@@ -9,6 +9,7 @@
 use std::{env, io, os::unix::process::CommandExt, process::Command};
 
 const TUNABLES: &str = "GLIBC_TUNABLES";
+const TRIED: &str = "NUAGE_ALLOCATOR_FIXED";
 /// The threshold glibc starts with, kept.
 const FIXED: &str = "glibc.malloc.mmap_threshold=131072";
 
@@ -17,7 +18,8 @@ const FIXED: &str = "glibc.malloc.mmap_threshold=131072";
 /// # Errors
 /// It can't be started: the caller goes on without.
 pub(crate) fn fix_threshold() -> io::Result<()> {
-    if env::var_os(TUNABLES).is_some() {
+    // A privileged process may have its tunables taken away: ours tells that this was tried.
+    if env::var_os(TUNABLES).is_some() || env::var_os(TRIED).is_some() {
         return Ok(());
     }
     let program = env::current_exe()?;
@@ -25,5 +27,6 @@ pub(crate) fn fix_threshold() -> io::Result<()> {
     Err(Command::new(program)
         .args(env::args_os().skip(1))
         .env(TUNABLES, FIXED)
+        .env(TRIED, "1")
         .exec())
 }

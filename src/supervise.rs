@@ -48,6 +48,8 @@ use crate::{
 const SITES_SHOWN: usize = 20;
 /// Listeners, logs, zone files and the like.
 const OTHER_FILES: usize = 512;
+/// What still works on files when all else has ended.
+const LAST_WORK: Duration = Duration::from_secs(2);
 /// DNS answers are moments; this is for those on their way out at the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(50);
 
@@ -122,9 +124,12 @@ pub(crate) fn serve(config: &Path, role: Role) -> anyhow::Result<Done> {
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    runtime.block_on(run(
+    let done = runtime.block_on(run(
         role, declared, &settings, listeners, addresses, authority, started,
-    ))
+    ));
+    // Zones being signed need not be waited for: what is on disk bears a cut at any point.
+    runtime.shutdown_timeout(LAST_WORK);
+    done
 }
 
 async fn run(

@@ -26,7 +26,7 @@ use crate::{
     wire::{HEADER_OCTETS, Writer, wire},
 };
 
-/// Names with answers of their own, in one zone; more are left to the general path.
+/// Names with answers of their own, in one zone; those of more are left to the general path.
 const MOST_NAMES: usize = 10_000;
 /// An answer section past this is not for strangers over UDP: it would make us an amplifier.
 pub const LARGE_OCTETS: usize = 512;
@@ -186,8 +186,6 @@ struct Prepared {
 pub struct Answers {
     apex: Box<[u8]>,
     names: HashMap<Box<[u8]>, Prepared, RandomState>,
-    /// Whether `names` has every name that is not a label's.
-    complete: bool,
     /// Whether no wildcard and no delegation can lie above a name that is not there.
     plain: bool,
     /// Whether some label lacks a type that others have.
@@ -209,17 +207,13 @@ impl Answers {
         let apex = wire(&Name::from(&authority.apex)).into_boxed_slice();
         let registry = Registry::of_one(&authority.apex);
         let mut names = HashMap::default();
-        let mut complete = true;
+        let mut filled = 0;
         let wildcards: HashSet<LowerName> = authority
             .nodes()
             .filter(|(name, _)| name.is_wildcard())
             .map(|(name, _)| name.base_name())
             .collect();
         for (name, node) in authority.nodes() {
-            if names.len() == MOST_NAMES {
-                complete = false;
-                break;
-            }
             let mut prepared = Prepared {
                 delegated: authority.is_delegated(name),
                 wildcard: wildcards.contains(name),
@@ -229,7 +223,8 @@ impl Answers {
             let alias = node.of_type(RecordType::CNAME).any(
                 |record| matches!(&record.data, RData::CNAME(target) if authority.apex.zone_of(&LowerName::new(&target.0))),
             );
-            if !prepared.delegated && !alias && !name.is_wildcard() {
+            if !prepared.delegated && !alias && !name.is_wildcard() && filled < MOST_NAMES {
+                filled += 1;
                 prepared.fill(
                     &registry,
                     served,
@@ -257,11 +252,10 @@ impl Answers {
             site.push((u16::from(data.record_type()), octets.into()));
         }
         let mut answers = Self {
-            plain: complete && !authority.has_cuts() && !authority.has_wildcards(),
+            plain: !authority.has_cuts() && !authority.has_wildcards(),
             varied: authority.is_varied(),
             apex,
             names,
-            complete,
             site,
             ..Self::default()
         };
@@ -331,6 +325,11 @@ impl Answers {
         self.label_types = [types(false), types(true)];
     }
 
+    /// Whether a name stands in the zone and is no label's.
+    pub fn holds(&self, name: &[u8]) -> bool {
+        self.names.contains_key(name)
+    }
+
     /// Writes the answer to a question whose name lies in this zone, its apex `apex_at` octets into
     /// the name. `None` hands the question to the general path.
     #[inline]
@@ -354,9 +353,6 @@ impl Answers {
             let tail = prepared.tail(question.kind, signatures)?;
             out.put(&tail.octets);
             return Some(tail.head);
-        }
-        if !self.complete {
-            return None;
         }
         if self.plain && !signatures {
             self.soa.put(pointer(apex_at), out);

@@ -12,10 +12,11 @@ use std::{
 
 use crate::{
     config::Config,
-    dnssec::{Dnssec, Signers},
-    problem::Problem,
+    dnssec::{Dnssec, Signers, Store},
+    problem::{Problem, Severity},
     registry::{self, Registry},
     serial::Serials,
+    served::Served,
     zone::{self, Zone},
 };
 
@@ -127,6 +128,18 @@ impl Declared {
             .collect();
         problems.extend(self.common.iter().chain(&self.refused).cloned());
         problems.extend(registry::warnings(&self.registry, &self.path));
+        let keys = Store::open(&self.config.edge);
+        for (served, _) in self.dnssec().filter(|(_, dnssec)| dnssec.is_none()) {
+            let apex = &served.content.apex;
+            if let Some(warning) = keys.warning_when_unsigned(&apex.into()) {
+                let origin = apex.to_string();
+                let file = self.file_of(origin.trim_end_matches('.'));
+                problems.push(Problem {
+                    severity: Severity::Warning,
+                    ..Problem::whole_file(file.unwrap_or(&self.path), warning)
+                });
+            }
+        }
         for (origin, trouble) in &self.signers.troubles {
             let file = self.file_of(origin).unwrap_or(&self.path);
             problems.push(Problem::whole_file(file, format!("{origin} {trouble}")));
@@ -189,21 +202,24 @@ impl Declared {
         true
     }
 
+    /// Each zone as it is served, with how it is to be signed.
+    fn dnssec(&self) -> impl Iterator<Item = (&Arc<Served>, Option<Dnssec>)> {
+        let reverse = self.config.reverse.dnssec.then(Dnssec::default);
+        let forward = self.registry.zones.iter().map(|zone| zone.dnssec.clone());
+        // Forward zones come first.
+        self.registry
+            .served
+            .iter()
+            .zip(forward.chain(std::iter::repeat(reverse)))
+    }
+
     /// Whether signatures end soon, or keys have changed.
     fn wants_signing(&self) -> bool {
         let now = SystemTime::now();
-        let reverse = self.config.reverse.dnssec.then(Dnssec::default);
-        self.registry.served.iter().any(|served| {
-            let forward = self.registry.zones.iter();
-            let zone = forward
-                .clone()
-                .find(|zone| zone.authority.apex == served.content.apex);
-            let dnssec = match zone {
-                Some(zone) => zone.dnssec.as_ref(),
-                None => reverse.as_ref(),
-            };
-            dnssec.is_some_and(|dnssec| self.signers.wants(served, dnssec, now))
-        })
+        self.signers.signs()
+            && self.dnssec().any(|(served, dnssec)| {
+                dnssec.is_some_and(|dnssec| self.signers.wants(served, &dnssec, now))
+            })
     }
 
     /// Keeps the serials handed out; call before publishing.

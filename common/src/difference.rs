@@ -14,8 +14,6 @@ use crate::{record, served::Served};
 
 /// Larger ones are not kept: whoever is that far behind takes the whole zone.
 pub(crate) const MOST_OCTETS: usize = 4 << 20;
-/// A record is at least this long with the shortest owner there is below a zone of ours.
-const MOST_RECORDS: usize = MOST_OCTETS / 24;
 
 /// One step from a serial to the next (RFC 1995 §4): each side starts with its SOA.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +98,7 @@ impl Difference {
 /// The records that only the old form has, and those that only the new one has; SOA left out.
 fn changes(old: &Served, new: &Served) -> Option<(Vec<Record>, Vec<Record>)> {
     let (mut removed, mut added) = (Vec::new(), Vec::new());
+    let mut room = MOST_OCTETS;
     let names: BTreeSet<&LowerName> = old.names().chain(new.names()).collect();
     for name in names {
         compare(
@@ -107,6 +106,7 @@ fn changes(old: &Served, new: &Served) -> Option<(Vec<Record>, Vec<Record>)> {
             new.at_name(name),
             &mut removed,
             &mut added,
+            &mut room,
         )?;
     }
     // Sites share their data: those that are in both differ only where all do, or in signatures.
@@ -135,6 +135,7 @@ fn changes(old: &Served, new: &Served) -> Option<(Vec<Record>, Vec<Record>)> {
                 there(new, b, come),
                 &mut removed,
                 &mut added,
+                &mut room,
             )?;
         }
         a += u32::from(gone);
@@ -149,19 +150,25 @@ fn compare(
     new: Vec<Record>,
     removed: &mut Vec<Record>,
     added: &mut Vec<Record>,
+    room: &mut usize,
 ) -> Option<()> {
     let octets = |records: &[Record]| -> HashSet<Vec<u8>> {
         records.iter().filter_map(record::octets).collect()
     };
     let (before, after) = (octets(&old), octets(&new));
-    let only = |records: Vec<Record>, there: HashSet<Vec<u8>>| {
-        records.into_iter().filter(move |record| {
-            !is_soa(record) && record::octets(record).is_none_or(|octets| !there.contains(&octets))
-        })
+    let mut keep = |records: Vec<Record>, there: &HashSet<Vec<u8>>, into: &mut Vec<Record>| {
+        for record in records.into_iter().filter(|record| !is_soa(record)) {
+            let octets = record::octets(&record)?;
+            if !there.contains(&octets) {
+                // Whoever is too far behind takes the whole zone: no use in building more.
+                *room = room.checked_sub(octets.len())?;
+                into.push(record);
+            }
+        }
+        Some(())
     };
-    removed.extend(only(old, after));
-    added.extend(only(new, before));
-    (removed.len().max(added.len()) <= MOST_RECORDS).then_some(())
+    keep(old, &after, removed)?;
+    keep(new, &before, added)
 }
 
 fn is_soa(record: &Record) -> bool {

@@ -22,6 +22,8 @@ pub struct Served {
     pub signed: Option<Signed>,
     /// The content alone, before keys were added to it: what the next compilation compares.
     pub content: Arc<Authority>,
+    /// SHA-256 of that content, where it is signed.
+    pub digest: [u8; 32],
     /// The keys it is signed with.
     pub keys: Option<Arc<ZoneKeys>>,
     /// Answers ready to be sent.
@@ -38,6 +40,7 @@ impl Served {
             authority,
             serial,
             signed: None,
+            digest: [0; 32],
             keys: None,
             answers: Answers::default(),
             names: Box::default(),
@@ -48,6 +51,7 @@ impl Served {
     /// A signed zone: its content with keys and signatures, and the signature of its SOA record.
     pub fn signed(
         content: Arc<Authority>,
+        digest: [u8; 32],
         sealed: Sealed,
         serial: u32,
         soa: Signature,
@@ -60,6 +64,7 @@ impl Served {
             content,
             serial,
             signed: Some(signed),
+            digest,
             keys: Some(keys),
             answers: Answers::default(),
             names: Box::default(),

@@ -5,7 +5,10 @@
 //! that of the labels, with the few other names ([`Link`]) in between: each knows how many labels come
 //! before it.
 
-use std::cmp::Ordering;
+use std::{
+    cmp::Ordering,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use hickory_proto::{
     dnssec::{
@@ -74,6 +77,8 @@ pub struct Signed {
     pub soa: Signature,
     /// When the first signature wants to be made anew, in seconds since 1970.
     pub refresh: u64,
+    /// When it was looked at last, in seconds since 1970.
+    pub since: u64,
     /// Changes whenever a signature does.
     pub version: u64,
 }
@@ -95,7 +100,16 @@ impl Signature {
     }
 }
 
+/// A clock that is this far behind the last look was set back, and signatures seem to come from the future.
+const SET_BACK_SECONDS: u64 = 1_800;
+
 impl Signed {
+    /// Whether signatures want to be made anew.
+    pub fn is_due(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.refresh <= now || now + SET_BACK_SECONDS < self.since
+    }
+
     /// The signatures of a set, as records under its owner: one, but for the keys' own sets.
     pub fn signatures(
         &self,

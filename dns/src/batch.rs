@@ -1,8 +1,8 @@
 //! Datagrams by the batch: up to 64 for one system call each way.
 //!
 //! This is the one place of Nuage with unsafe code: `recvmmsg` and `sendmmsg` have no safe form that
-//! keeps its buffers from one call to the next. Everything they point at lives in boxes that are made
-//! once and never move, and every length the kernel returns is checked before it is used.
+//! keeps its buffers from one call to the next. Pointers are made for one call, from buffers that outlive
+//! it, and every length the kernel returns is checked before it is used.
 #![expect(
     unsafe_code,
     reason = "recvmmsg, sendmmsg and their control messages are foreign calls over raw pointers"
@@ -36,12 +36,15 @@ type Control = [u64; CONTROL_OCTETS / 8];
 pub(crate) struct Batch {
     questions: Box<[[u8; QUESTION_OCTETS]]>,
     answers: Box<[[u8; ANSWER_OCTETS]]>,
+    /// How long each answer is, and which question it is to.
+    lengths: Box<[usize]>,
+    asked: Box<[usize]>,
     sources: Box<[sockaddr_storage]>,
     controls: Box<[Control]>,
+    // What the kernel reads: set before each call, and good for that call.
     received: Box<[mmsghdr]>,
     sent: Box<[mmsghdr]>,
-    // The headers above point at these.
-    _question_vectors: Box<[iovec]>,
+    question_vectors: Box<[iovec]>,
     answer_vectors: Box<[iovec]>,
     /// Whether answers must say which address they leave from.
     wildcard: bool,
@@ -59,45 +62,24 @@ impl Batch {
         if wildcard {
             tell_destination(socket, local.is_ipv6())?;
         }
-        let mut questions = vec![[0; QUESTION_OCTETS]; DATAGRAMS].into_boxed_slice();
-        let mut answers = vec![[0; ANSWER_OCTETS]; DATAGRAMS].into_boxed_slice();
-        // SAFETY: an address of zeros is one of no family.
-        let mut sources =
-            vec![unsafe { mem::zeroed::<sockaddr_storage>() }; DATAGRAMS].into_boxed_slice();
-        let mut controls = vec![Control::default(); DATAGRAMS].into_boxed_slice();
-        let vector = |buffer: &mut [u8]| iovec {
-            iov_base: buffer.as_mut_ptr().cast(),
-            iov_len: buffer.len(),
+        // SAFETY: an address of zeros is one of no family, a header of zeros points at nothing.
+        let (address, header): (sockaddr_storage, mmsghdr) =
+            unsafe { (mem::zeroed(), mem::zeroed()) };
+        let vector = iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
         };
-        let mut question_vectors: Box<[iovec]> =
-            questions.iter_mut().map(|buffer| vector(buffer)).collect();
-        let mut answer_vectors: Box<[iovec]> =
-            answers.iter_mut().map(|buffer| vector(buffer)).collect();
-        let header = |vector: &mut iovec| {
-            // SAFETY: a header of zeros points at nothing.
-            let mut header: mmsghdr = unsafe { mem::zeroed() };
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-            header
-        };
-        let mut received: Box<[mmsghdr]> = question_vectors.iter_mut().map(header).collect();
-        let sent: Box<[mmsghdr]> = answer_vectors.iter_mut().map(header).collect();
-        for ((header, source), control) in received.iter_mut().zip(&mut sources).zip(&mut controls)
-        {
-            header.msg_hdr.msg_name = ptr::from_mut(source).cast();
-            if wildcard {
-                header.msg_hdr.msg_control = control.as_mut_ptr().cast();
-            }
-        }
         Ok(Self {
-            questions,
-            answers,
-            sources,
-            controls,
-            received,
-            sent,
-            _question_vectors: question_vectors,
-            answer_vectors,
+            questions: vec![[0; QUESTION_OCTETS]; DATAGRAMS].into(),
+            answers: vec![[0; ANSWER_OCTETS]; DATAGRAMS].into(),
+            lengths: vec![0; DATAGRAMS].into(),
+            asked: vec![0; DATAGRAMS].into(),
+            sources: vec![address; DATAGRAMS].into(),
+            controls: vec![Control::default(); DATAGRAMS].into(),
+            received: vec![header; DATAGRAMS].into(),
+            sent: vec![header; DATAGRAMS].into(),
+            question_vectors: vec![vector; DATAGRAMS].into(),
+            answer_vectors: vec![vector; DATAGRAMS].into(),
             wildcard,
         })
     }
@@ -107,18 +89,33 @@ impl Batch {
     /// # Errors
     /// As `recvmmsg(2)`.
     pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        for header in &mut self.received {
-            header.msg_hdr.msg_namelen = size::<sockaddr_storage>();
+        let buffers = self.questions.iter_mut().zip(&mut self.question_vectors);
+        let sources = self.sources.iter_mut().zip(&mut self.controls);
+        for ((header, (question, vector)), (source, control)) in
+            self.received.iter_mut().zip(buffers).zip(sources)
+        {
+            *vector = iovec {
+                iov_base: question.as_mut_ptr().cast(),
+                iov_len: QUESTION_OCTETS,
+            };
+            let header = &mut header.msg_hdr;
+            header.msg_iov = vector;
+            header.msg_iovlen = 1;
+            header.msg_name = ptr::from_mut(source).cast();
+            header.msg_namelen = size::<sockaddr_storage>();
             if self.wildcard {
-                header.msg_hdr.msg_controllen = CONTROL_OCTETS;
+                header.msg_control = control.as_mut_ptr().cast();
+                header.msg_controllen = CONTROL_OCTETS;
             }
         }
-        // SAFETY: the headers point at buffers of this value, of the lengths they say.
+        let most = u32::try_from(self.received.len()).unwrap_or(0);
+        // SAFETY: the headers, as many as is said, point at buffers of this value, of the lengths they
+        // say; nothing else touches those before the call returns.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 self.received.as_mut_ptr(),
-                64,
+                most,
                 libc::MSG_WAITFORONE,
                 ptr::null_mut(),
             )
@@ -144,29 +141,40 @@ impl Batch {
             let Some(source) = source(&self.sources[index]).filter(|_| whole) else {
                 continue;
             };
-            let written = answer(
-                &self.questions[index][..length],
-                source,
-                &mut self.answers[filled],
-            );
-            if written == 0 {
-                continue;
+            let question = &self.questions[index][..length];
+            let written = answer(question, source, &mut self.answers[filled]);
+            if written > 0 {
+                self.lengths[filled] = written.min(ANSWER_OCTETS);
+                self.asked[filled] = index;
+                filled += 1;
             }
-            self.answer_vectors[filled].iov_len = written.min(ANSWER_OCTETS);
-            let reply = &mut self.sent[filled].msg_hdr;
-            reply.msg_name = header.msg_hdr.msg_name;
-            reply.msg_namelen = header.msg_hdr.msg_namelen;
-            if self.wildcard {
-                reply.msg_control = self.controls[index].as_mut_ptr().cast();
-                reply.msg_controllen = header.msg_hdr.msg_controllen;
-                leave_from_there(reply);
-            }
-            filled += 1;
         }
         self.send(socket, filled);
     }
 
+    /// Sends the first `count` answers.
     fn send(&mut self, socket: &UdpSocket, count: usize) {
+        let buffers = self.answers.iter_mut().zip(&mut self.answer_vectors);
+        let of = self.lengths.iter().zip(&self.asked);
+        for ((header, (answer, vector)), (length, asked)) in
+            self.sent.iter_mut().take(count).zip(buffers).zip(of)
+        {
+            *vector = iovec {
+                iov_base: answer.as_mut_ptr().cast(),
+                iov_len: *length,
+            };
+            let question = &self.received[*asked].msg_hdr;
+            let header = &mut header.msg_hdr;
+            header.msg_iov = vector;
+            header.msg_iovlen = 1;
+            header.msg_name = ptr::from_mut(&mut self.sources[*asked]).cast();
+            header.msg_namelen = question.msg_namelen;
+            if self.wildcard {
+                header.msg_control = self.controls[*asked].as_mut_ptr().cast();
+                header.msg_controllen = question.msg_controllen.min(CONTROL_OCTETS);
+                leave_from_there(header);
+            }
+        }
         let mut rest = self.sent.get_mut(..count).unwrap_or_default();
         while !rest.is_empty() {
             let wanted = u32::try_from(rest.len()).unwrap_or(0);

@@ -167,16 +167,13 @@ impl Responder {
             return 0;
         }
         self.quick(world, tally, scratch, message, asked, out)
-            .unwrap_or_else(|| match asked.transport {
-                Transport::Udp => self.datagram(world, tally, scratch, message, asked, out),
-                _ => self.general(world, tally, scratch, message, asked, out),
-            })
+            .unwrap_or_else(|| self.uncommon(world, tally, scratch, message, asked, out))
     }
 
-    /// An uncommon datagram: signed, for a secondary, or anything else. Streams look for these before
-    /// they come here, since a transfer is more than one message.
+    /// An uncommon message: signed, from a secondary, or anything else. Streams look for transfers
+    /// themselves, since those are more than one message.
     #[cold]
-    fn datagram(
+    fn uncommon(
         &self,
         world: &Registry,
         tally: &Tally,
@@ -192,18 +189,28 @@ impl Responder {
             Received::Ordinary => {
                 return self.general(world, tally, scratch, message, asked, out);
             }
-            Received::Signed(question, session) => {
+            Received::Signed(question, session, most) => {
                 let length = self.respond(world, tally, scratch, &question, asked, out);
                 if length == 0 {
                     return 0;
                 }
                 let answer = out[..length].to_vec();
-                transfer::signed(answer, &question, session, asked.transport)
+                transfer::signed(answer, &question, session, most)
             }
             Received::Answer(answer) => answer,
-            // Over UDP one message answers all.
+            // One message has to answer all here.
             Received::Transfer(transfer) => transfer.refusal(),
         };
+        // What never came to `finish` is limited too: much of it is errors, which may be longer than what
+        // was asked.
+        let source = asked.source.ip();
+        if asked.transport == Transport::Udp
+            && self.limiter.applies(source)
+            && self.limiter.judge(source, Like::Error, asked.now) != Verdict::Send
+        {
+            tally.dropped();
+            return 0;
+        }
         let mut out = Out::after(out, 0);
         out.put(&answer);
         out.length()
@@ -322,6 +329,14 @@ impl Responder {
                 .get(response.question_end..)
                 .unwrap_or_default(),
         );
+        // Anybody can make up names below a wildcard or a delegation: they count together.
+        let name = read
+            .map(|read| (&scratch.name[..read.octets], &scratch.starts[..read.labels]))
+            .filter(|(name, starts)| {
+                let zone = world.nearest_octets(name, starts);
+                zone.is_some_and(|(_, served, _)| served.answers.holds(name))
+            })
+            .map_or(&[][..], |(name, _)| name);
         let ending = Ending {
             asked,
             message,
@@ -330,8 +345,7 @@ impl Responder {
             code_high: response.code_high,
             zone: response.zone,
             kind: response.kind.map(u16::from),
-            // Anybody can make up names below a wildcard or a delegation: they count together.
-            name: &[],
+            name,
             error: response.error,
         };
         self.finish(tally, response.head, &ending, out)
@@ -500,11 +514,12 @@ impl Answerer {
         &self,
         answer: impl FnOnce(&Registry, &Tally, &mut Scratch, &mut [u8]) -> Option<usize>,
     ) -> Option<Vec<u8>> {
-        let world = self.responder.published.load();
         let mut tally = self
             .tally
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Under the lock: generations are followed in their order.
+        let world = self.responder.published.load();
         tally.follow(&world);
         let mut out = vec![0; usize::from(u16::MAX)];
         let length = answer(&world, &tally, &mut Scratch::default(), &mut out)?;

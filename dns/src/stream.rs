@@ -225,13 +225,13 @@ impl Talk<'_> {
         let transfers = &self.streams.responder.transfers;
         let answer = match transfers.receive(message, self.source, self.transport) {
             Received::Ordinary => return Ok(self.answer(message, answers)),
-            Received::Signed(question, session) => {
+            Received::Signed(question, session, most) => {
                 let mut framed = Vec::new();
                 if !self.answer(&question, &mut framed) {
                     return Ok(false);
                 }
                 let answer = framed.split_off(LENGTH_OCTETS);
-                transfer::signed(answer, &question, session, self.transport)
+                transfer::signed(answer, &question, session, most)
             }
             Received::Answer(answer) => answer,
             Received::Transfer(transfer) => match transfers.turn().await {

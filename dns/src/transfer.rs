@@ -62,8 +62,8 @@ const TRANSFERRED: Family = Family {
 pub(crate) enum Received {
     /// What is done with every other question.
     Ordinary,
-    /// The same with this message, and the answer signed.
-    Signed(Vec<u8>, Session),
+    /// The same with this message, and the answer signed: no more octets than this.
+    Signed(Vec<u8>, Session, usize),
     /// This goes back.
     Answer(Vec<u8>),
     /// A zone or its changes go back, over a stream.
@@ -154,8 +154,9 @@ impl Transfers {
             } => match self.begin(&stripped, Some(&session), source, over) {
                 Some(begun) => begun,
                 None => {
+                    let offered = offered(&stripped, over);
                     leave_room(&mut stripped, session.octets());
-                    Received::Signed(stripped, session)
+                    Received::Signed(stripped, session, offered)
                 }
             },
         }
@@ -507,6 +508,16 @@ fn client_serial(message: &[u8], zone: &[u8]) -> Option<u32> {
     (data.at <= soa.end).then_some(serial)
 }
 
+/// How many octets the answer to a message may have.
+fn offered(message: &[u8], over: Transport) -> usize {
+    match over {
+        Transport::Udp => {
+            wire::opt(message).map_or(512, |opt| usize::from(opt.class.clamp(512, UDP_OCTETS)))
+        }
+        _ => usize::from(u16::MAX),
+    }
+}
+
 /// Offers the answer less room, so that its signature has some.
 fn leave_room(message: &mut [u8], octets: usize) {
     if let Some(opt) = wire::opt(message) {
@@ -523,13 +534,8 @@ pub(crate) fn signed(
     answer: Vec<u8>,
     question: &[u8],
     mut session: Session,
-    over: Transport,
+    most: usize,
 ) -> Vec<u8> {
-    let most = match over {
-        Transport::Udp if wire::opt(question).is_some() => usize::from(UDP_OCTETS),
-        Transport::Udp => 512,
-        _ => usize::from(u16::MAX),
-    };
     let mut answer = answer;
     if answer.len() + session.octets() > most {
         let code = answer[3] & 0x0f;

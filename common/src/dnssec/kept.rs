@@ -17,8 +17,8 @@ const MAGIC: &[u8; 8] = b"nuagesg1";
 /// Of a SHA-256 this much tells sets apart.
 pub(super) const DIGEST_OCTETS: usize = 16;
 const ENTRY_OCTETS: usize = DIGEST_OCTETS + 2 + 4 + 4 + SIGNATURE_OCTETS;
-/// A million names with three signatures each.
-const FILE_BYTES: u64 = 300 << 20;
+/// A million names with four signatures each.
+const FILE_BYTES: u64 = 400 << 20;
 
 /// What tells a set of records from all others.
 pub(super) type SetDigest = [u8; DIGEST_OCTETS];

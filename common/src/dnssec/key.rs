@@ -167,6 +167,11 @@ impl Key {
             .map_err(|_| KeyFailure::NotAKey)
     }
 
+    /// Its DNSKEY's data: what tells it from every other key, as tags don't.
+    pub(super) fn octets(&self) -> &[u8] {
+        &self.0.rdata
+    }
+
     fn public(&self) -> Vec<u8> {
         self.0.rdata.iter().skip(FIXED).copied().collect()
     }

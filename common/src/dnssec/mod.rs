@@ -22,7 +22,7 @@ pub use kept::Kept;
 pub use key::{Key, KeyFailure, Role};
 pub use policy::{Dnssec, Policy};
 pub use rollover::{Next, Refusal, Step, advance, confirm, next, start};
-pub use sign::{Sealed, sign, sign_soa};
+pub use sign::{Sealed, sign};
 pub use signers::Signers;
 pub use store::{KeyError, Store};
 pub use zone_keys::{Held, State, ZoneKeys};

@@ -41,6 +41,9 @@ const JITTER_SECONDS: u32 = 4 * DAY;
 /// What is left of a signature when it is made anew: longer than any TTL, and than secondaries answer
 /// without us. One that still answers with expired signatures is bogus to its askers (RFC 6781 §4.4.1).
 const REFRESH_SECONDS: u32 = EXPIRE.unsigned_abs() + DAY;
+/// When signatures are due, all that would be within this time are made too: a zone changes twice a day
+/// for it, not with each of them.
+const AHEAD_SECONDS: u32 = DAY / 2;
 /// Labels signed by one thread at a time.
 const CHUNK: usize = 64;
 /// ECDSA P-256 with SHA-256 (RFC 6605).
@@ -55,9 +58,10 @@ pub struct Sealed {
     pub signed: Signed,
     /// How many of them were made now.
     pub made: usize,
-    /// Every signature with what it signs, when all of them were made or taken from before a restart:
-    /// what the next start wants.
+    /// Every signature with what it signs, for the next start; empty after an edit.
     pub(crate) to_keep: Vec<(SetDigest, Signature)>,
+    /// Whether they are to be written: all are there, and some are new.
+    pub(crate) keeps: bool,
 }
 
 /// Signs a zone. Signatures are taken from `previous`, its last form, or without one from `kept`, those
@@ -81,13 +85,20 @@ pub fn sign(
     for data in dnskeys.chain(keys.cds()) {
         authority.add(Record::from_rdata(apex.clone(), authority.ttl, data));
     }
-    let pen = Pen::new(&authority, keys, kept, now);
+    let due = previous.is_some_and(|(_, before)| before.is_due(now));
+    let mut pen = Pen::new(&authority, keys, kept, now);
+    if due {
+        pen.least_seconds += AHEAD_SECONDS;
+    }
+    let keeps = due || previous.is_none();
+    pen.keeps = keeps;
     let mut signed = Signed {
         links: links(&authority),
         labels: Box::default(),
         stride: authority.site_types() + 1,
         soa: Signature::empty(),
         refresh: 0,
+        since: 0,
         version: 0,
     };
     for index in 0..signed.links.len() {
@@ -113,7 +124,8 @@ pub fn sign(
         .min()
         .unwrap_or(LIFE_SECONDS);
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    signed.refresh = since.as_secs() + u64::from(left.saturating_sub(REFRESH_SECONDS));
+    signed.since = since.as_secs();
+    signed.refresh = signed.since + u64::from(left.saturating_sub(REFRESH_SECONDS));
     signed.version = match previous {
         Some((_, before)) if made == 0 => before.version,
         None if made == 0 && kept.is_some() => kept.map_or(0, |kept| kept.version),
@@ -123,32 +135,27 @@ pub fn sign(
         .signatures
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    let all = signed.labels.len()
-        + signed
-            .links
-            .iter()
-            .map(|link| link.signatures.len())
-            .sum::<usize>();
-    let new = made > 0 && signatures.len() + signatures.len() / 8 >= all;
     Ok(Sealed {
-        to_keep: if new { signatures } else { Vec::new() },
+        to_keep: signatures,
+        keeps: keeps && made > 0,
         authority,
         signed,
         made,
     })
 }
 
-/// Signs the SOA record.
+/// Signs the SOA record, or takes its signature from `kept`; with what it signs.
 ///
 /// # Errors
 /// The key can't sign.
-pub fn sign_soa(
+pub(super) fn sign_soa(
     authority: &Authority,
     serial: u32,
     keys: &ZoneKeys,
+    kept: Option<&Kept>,
     now: SystemTime,
-) -> Result<Signature, KeyFailure> {
-    let pen = Pen::new(authority, keys, None, now);
+) -> Result<(SetDigest, Signature), KeyFailure> {
+    let pen = Pen::new(authority, keys, kept, now);
     let soa = authority.soa(serial, authority.ttl);
     let set = Set {
         owner: &pen.apex,
@@ -157,7 +164,8 @@ pub fn sign_soa(
         ttl: authority.ttl,
         data: vec![canonical(&soa.data)],
     };
-    pen.sign(&set, keys.zone_key())
+    let key = keys.zone_key();
+    Ok((set.digest(key), pen.seal(&set, key)?))
 }
 
 /// The names of the chain that are no labels, in canonical order, without signatures.
@@ -215,9 +223,10 @@ struct Set<'a> {
 }
 
 impl Set<'_> {
-    /// What tells it from all other sets.
-    fn digest(&self) -> SetDigest {
+    /// What tells it, signed by a key, from all others.
+    fn digest(&self, key: &Key) -> SetDigest {
         let mut context = Context::new(&SHA256);
+        context.update(key.octets());
         context.update(self.owner);
         context.update(&u16::from(self.kind).to_be_bytes());
         context.update(&self.ttl.to_be_bytes());
@@ -239,9 +248,12 @@ struct Pen<'a> {
     keys: &'a ZoneKeys,
     kept: Option<&'a Kept>,
     now: u32,
+    /// A signature with less left than this is made anew.
+    least_seconds: u32,
     chance: RandomState,
     made: AtomicUsize,
-    /// All that came this way, for the next start.
+    /// Whether every signature is written down for the next start.
+    keeps: bool,
     signatures: Mutex<Vec<(SetDigest, Signature)>>,
 }
 
@@ -258,15 +270,17 @@ impl<'a> Pen<'a> {
             keys,
             kept,
             now: seconds(now),
+            least_seconds: REFRESH_SECONDS,
             chance: RandomState::new(),
             made: AtomicUsize::new(0),
+            keeps: false,
             signatures: Mutex::default(),
         }
     }
 
     /// A signature from before a restart, or a new one.
     fn seal(&self, set: &Set<'_>, key: &Key) -> Result<Signature, KeyFailure> {
-        let digest = set.digest();
+        let digest = set.digest(key);
         let kept = self
             .kept
             .and_then(|kept| kept.find(&digest, key.tag()))
@@ -278,11 +292,18 @@ impl<'a> Pen<'a> {
                 self.sign(set, key)?
             }
         };
-        self.signatures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((digest, signature.clone()));
+        self.keep(digest, &signature);
         Ok(signature)
+    }
+
+    fn keep(&self, digest: SetDigest, signature: &Signature) {
+        if self.keeps {
+            let mut signatures = self
+                .signatures
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            signatures.push((digest, signature.clone()));
+        }
     }
 
     /// The signature of a set (RFC 4034 §3.1.8.1).
@@ -326,7 +347,7 @@ impl<'a> Pen<'a> {
         let left = signature.expiration.wrapping_sub(self.now);
         let age = self.now.wrapping_sub(signature.inception);
         // A clock set back makes both wrap around.
-        (REFRESH_SECONDS..=LIFE_SECONDS + JITTER_SECONDS).contains(&left)
+        (self.least_seconds + 1..=LIFE_SECONDS + JITTER_SECONDS).contains(&left)
             && age <= LIFE_SECONDS + JITTER_SECONDS + BEFORE_SECONDS
     }
 
@@ -382,7 +403,10 @@ impl<'a> Pen<'a> {
                         .map(|(_, signature)| signature.clone())
                 });
                 let signature = match kept {
-                    Some(signature) => signature,
+                    Some(signature) => {
+                        self.keep(set.digest(key), &signature);
+                        signature
+                    }
                     None => self.seal(&set, key)?,
                 };
                 signatures.push((kind, signature));
@@ -487,7 +511,7 @@ impl<'a> Pen<'a> {
             Some((before, signed, place, signatures))
         });
         let usable = |signature: &&Signature| signature.tag == key.tag() && self.lasts(signature);
-        let sign = |kind: RecordType, ttl: u32, data: Vec<u8>| {
+        let sign = |kind: RecordType, ttl: u32, data: Vec<u8>, kept: Option<&Signature>| {
             let mut owner = vec![u8::try_from(label.len()).unwrap_or(0)];
             owner.extend_from_slice(label);
             owner.extend_from_slice(&self.apex);
@@ -498,7 +522,13 @@ impl<'a> Pen<'a> {
                 ttl,
                 data: vec![data],
             };
-            self.seal(&set, key)
+            match kept {
+                Some(signature) => {
+                    self.keep(set.digest(key), signature);
+                    Ok(signature.clone())
+                }
+                None => self.seal(&set, key),
+            }
         };
         for (((kind, octets), slot), into) in data.iter().zip(slots).zip(&mut *into) {
             if plain && *kind == RecordType::HTTPS {
@@ -508,8 +538,8 @@ impl<'a> Pen<'a> {
                 .and_then(|(_, _, _, signatures)| signatures.get((*slot)?))
                 .filter(usable);
             *into = match kept {
-                Some(signature) => signature.clone(),
-                None => sign(*kind, authority.ttl, octets.clone())?,
+                Some(signature) if !self.keeps => signature.clone(),
+                kept => sign(*kind, authority.ttl, octets.clone(), kept)?,
             };
         }
         let place = Place::Label(place);
@@ -527,10 +557,10 @@ impl<'a> Pen<'a> {
             .filter(usable);
         if let Some(into) = into.last_mut() {
             *into = match kept {
-                Some(signature) => signature.clone(),
-                None => {
+                Some(signature) if !self.keeps => signature.clone(),
+                kept => {
                     let octets = nsec(authority, signed, place);
-                    sign(RecordType::NSEC, nsec_ttl(authority), octets)?
+                    sign(RecordType::NSEC, nsec_ttl(authority), octets, kept)?
                 }
             };
         }
@@ -682,8 +712,8 @@ mod tests {
             |content: &Authority, now| sign(content, &keys, None, Some(&kept), now).unwrap();
         let same = after(&old, start() + days(1));
         assert_eq!(
-            (same.made, same.signed.version, same.to_keep.len()),
-            (0, first.signed.version, 0)
+            (same.made, same.signed.version, same.keeps),
+            (0, first.signed.version, false)
         );
         assert_eq!(same.signed.labels, first.signed.labels);
         let more = after(&content(&labels(51)), start() + days(1));

@@ -1,15 +1,14 @@
 //! Who signs: the server, with the keys of its store; nobody else, but for whoever asks to.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, sync::Arc, time::SystemTime};
 
 use hickory_proto::rr::Name;
 use ring::digest::{Context, SHA256};
 
-use super::{Dnssec, Kept, KeyError, KeyFailure, Moment, Policy, Store, ZoneKeys, sign, sign_soa};
+use super::{
+    Dnssec, Kept, KeyError, KeyFailure, Moment, Policy, Store, ZoneKeys,
+    sign::{sign, sign_soa},
+};
 use crate::{authority::Authority, serial::Serials, served::Served};
 
 /// Ending of the files beside those of the keys.
@@ -120,17 +119,18 @@ impl Signers {
         let (Some(store), true) = (&self.store, self.keeps) else {
             return false;
         };
-        let (Some(signed), Some(keys)) = (&served.signed, &served.keys) else {
-            return false;
-        };
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        if signed.refresh <= since.as_secs() {
+        if served
+            .signed
+            .as_ref()
+            .is_some_and(|signed| signed.is_due(now))
+        {
             return true;
         }
         let policy = Policy::of(dnssec, &served.content);
         let origin = Name::from(&served.content.apex);
         match store.keys(&origin, &policy, Moment::now()) {
-            Ok(new) => new != *keys,
+            // One that could not be signed is, as soon as it can.
+            Ok(new) => served.keys.as_ref() != Some(&new),
             // It is told of when something changes.
             Err(_) => false,
         }
@@ -156,12 +156,12 @@ fn form(
     now: SystemTime,
 ) -> Result<Arc<Served>, KeyFailure> {
     let before = last.form;
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Digests tell what equality of records does not: a TTL, a letter's case.
     if let Some(before) = before
         && let Some(signed) = &before.signed
-        && (Arc::ptr_eq(&before.content, content) || before.content == *content)
+        && before.digest == *digest
         && before.keys.as_ref() == Some(&keys)
-        && signed.refresh > since.as_secs()
+        && !signed.is_due(now)
     {
         return Ok(Arc::clone(before));
     }
@@ -169,13 +169,6 @@ fn form(
     let kept = previous.is_none().then(|| Kept::read(last.file)).flatten();
     let mut sealed = sign(content, &keys, previous, kept.as_ref(), now)?;
     tracing::info!(origin = %plain(content), signatures = sealed.made, "signed");
-    let to_keep = std::mem::take(&mut sealed.to_keep);
-    if last.writes
-        && !to_keep.is_empty()
-        && let Err(error) = Kept::write(last.file, sealed.signed.version, &to_keep)
-    {
-        tracing::warn!(%error, file = %last.file.display(), "can't keep the signatures: the next start makes them anew");
-    }
     // Another signature is another content, with a serial of its own.
     let mut context = Context::new(&SHA256);
     context.update(digest);
@@ -187,9 +180,26 @@ fn form(
     let mut whole = [0; 32];
     whole.copy_from_slice(context.finish().as_ref());
     let serial = serials.assign(&plain(content), &whole, now);
-    let soa = sign_soa(&sealed.authority, serial, &keys, now)?;
+    let mut to_keep = std::mem::take(&mut sealed.to_keep);
+    // A serial has one signature, as secondaries compare what they have.
+    let unchanged = before.filter(|before| before.serial == serial && sealed.made == 0);
+    let soa = match unchanged.and_then(|before| before.signed.as_ref()) {
+        Some(signed) => signed.soa.clone(),
+        None => {
+            let (set, soa) = sign_soa(&sealed.authority, serial, &keys, kept.as_ref(), now)?;
+            to_keep.push((set, soa.clone()));
+            soa
+        }
+    };
+    if last.writes
+        && sealed.keeps
+        && let Err(error) = Kept::write(last.file, sealed.signed.version, &to_keep)
+    {
+        tracing::warn!(%error, file = %last.file.display(), "can't keep the signatures: the next start makes them anew");
+    }
     Ok(Arc::new(Served::signed(
         Arc::clone(content),
+        *digest,
         sealed,
         serial,
         soa,
