@@ -309,6 +309,12 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
     let containers = Containers::read(&root, base, &state, reading);
     let groups = Groups::read(&root, reading);
     let secondaries = Secondaries::read(&root, base, reading);
+    if dns.tls_listen.is_empty() && secondaries.iter().any(|secondary| secondary.tls) {
+        reading.warning(
+            root.at,
+            "[[secondaries]] tls = true needs [dns] tls_listen, such as [\"0.0.0.0:853\", \"[::]:853\"]: without it nobody can transfer over TLS",
+        );
+    }
 
     Some(Config {
         addresses,

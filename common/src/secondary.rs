@@ -43,7 +43,7 @@ pub struct Secondary {
     pub key: Option<Arc<Key>>,
     /// The zones it may have; `None` is all.
     zones: Option<Vec<LowerName>>,
-    tls: bool,
+    pub(crate) tls: bool,
 }
 
 /// A secret shared with others (RFC 8945).

@@ -24,7 +24,7 @@ pub(crate) struct Opt {
     pub(crate) dnssec: bool,
     /// Whether the server's identifier is asked for (RFC 5001).
     pub(crate) nsid: bool,
-    /// The client's cookie, and where in the message its server part is.
+    /// The client's cookie, and a server cookie that may be ours.
     pub(crate) cookie: Option<([u8; 8], Option<[u8; cookie::SERVER_OCTETS]>)>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The common question is parsed in place, its name found in one hash set, and the answer that stands
 //! ready copied behind it: no allocation, no lock, no log line. Everything else goes to
-//! [`general`](crate::general) and comes back here to be cut to size, limited and counted, so that both
+//! [`general`] and comes back here to be cut to size, limited and counted, so that both
 //! ways end alike.
 
 use std::{

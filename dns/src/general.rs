@@ -1,4 +1,4 @@
-//! The general path: hickory-server reads the request and makes the head of the response, [`lookup`]
+//! The general path: hickory-server reads the request and makes the head of the response, [`lookup()`]
 //! answers it from the registry, and [`Writer`] writes the records. It takes whatever the ready answers don't cover: aliases,
 //! wildcards, delegations, other opcodes and classes, messages of unusual shape.
 

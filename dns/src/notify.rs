@@ -68,7 +68,7 @@ impl Counts {
     }
 }
 
-/// Zone and secondary, with the secondary's key.
+/// A secondary and a zone.
 type Pair = (SocketAddr, LowerName);
 
 /// What one secondary knows of one zone.
