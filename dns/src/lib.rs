@@ -154,6 +154,7 @@ pub fn start(
         let (stopping, ending) = (stopping.clone(), Arc::clone(&ending));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .on_thread_park(stream::rest)
             .build()?;
         threads.push(
             thread::Builder::new()

@@ -5,6 +5,7 @@
 //! Each core has a runtime of its own, and each runtime accepts on every socket, as the HTTP front does.
 
 use std::{
+    cell::Cell,
     io,
     net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex, PoisonError},
@@ -25,6 +26,7 @@ use crate::{
     engine::{Asked, Responder, Scratch, Transport, now},
     metrics::Tally,
     transfer::{self, Received},
+    udp::REST,
 };
 
 /// Accept errors such as "too many open files" repeat at once; this keeps them from spinning.
@@ -34,6 +36,19 @@ const QUESTION_OCTETS: usize = 1_024;
 /// Answers to pipelined questions go out together up to this size.
 const FLUSH_OCTETS: usize = 16 << 10;
 const LENGTH_OCTETS: usize = 2;
+
+thread_local! {
+    /// How many connections this thread answered since it last had nothing to do.
+    static ANSWERED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Rests before waiting, as the workers of datagrams do and for the same reason: only where several
+/// connections were answered since the last time.
+pub(crate) fn rest() {
+    if ANSWERED.replace(0) > 1 {
+        std::thread::sleep(REST);
+    }
+}
 
 /// Where connections come from.
 pub(crate) enum Door {
@@ -191,6 +206,7 @@ impl Talk<'_> {
                 Ok(Ok(false)) | Err(_) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
             }
+            ANSWERED.set(ANSWERED.get() + 1);
             let (mut taken, mut open) = (0, true);
             while open && let Some(message) = frame(&questions[taken..]) {
                 taken += LENGTH_OCTETS + message.len();

@@ -20,7 +20,7 @@ use crate::{
 /// Rest after a batch of some datagrams, so that the next is a batch too: a waking thread costs as much
 /// as two answers, here and at whoever waits for them (measured: a fifth of the processor time a question).
 /// With the timer's slack it is some 250 us. A question that comes alone never waits for others.
-const REST: Duration = Duration::from_micros(200);
+pub(crate) const REST: Duration = Duration::from_micros(200);
 /// A batch from here on shows that more are waiting already.
 const BUSY: usize = DATAGRAMS / 2;
 
