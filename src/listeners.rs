@@ -6,6 +6,7 @@ use std::{
 };
 
 use common::Config;
+use rustix::thread::{CpuSet, sched_getaffinity};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections the kernel holds for us while we accept others.
@@ -100,9 +101,12 @@ fn dns_pair(address: SocketAddr) -> io::Result<(Vec<UdpSocket>, TcpListener)> {
     // Answers go out at once, also those that are written in two pieces; connections inherit it.
     socket2::SockRef::from(&tcp).set_tcp_nodelay(true)?;
     let address = tcp.local_addr()?;
-    let udp = (0..dns::worker_count()).map(|_| {
+    let udp = processors().into_iter().map(|processor| {
         let udp = unbound(address, Type::DGRAM, Protocol::UDP)?;
         udp.set_reuse_port(true)?;
+        // Of the sockets that share the port, the kernel takes that of the processor a datagram came in
+        // on; one that can't spreads them by their source.
+        udp.set_cpu_affinity(processor).unwrap_or_default();
         udp.bind(&address.into())?;
         // A smaller buffer than asked for only loses more under a flood.
         udp.set_recv_buffer_size(DATAGRAM_BUFFER)
@@ -110,6 +114,25 @@ fn dns_pair(address: SocketAddr) -> io::Result<(Vec<UdpSocket>, TcpListener)> {
         Ok(udp.into())
     });
     Ok((udp.collect::<io::Result<_>>()?, tcp))
+}
+
+/// The processors this process may use, one for each worker.
+fn processors() -> Vec<usize> {
+    let workers = dns::worker_count();
+    let allowed = sched_getaffinity(None).map_or_else(
+        |_| Vec::new(),
+        |set| {
+            (0..CpuSet::MAX_CPU)
+                .filter(|processor| set.is_set(*processor))
+                .collect()
+        },
+    );
+    let known: Vec<usize> = if allowed.is_empty() {
+        (0..workers).collect()
+    } else {
+        allowed
+    };
+    known.into_iter().cycle().take(workers).collect()
 }
 
 fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
