@@ -449,7 +449,12 @@ fn agree_signed(nuage: &Nuage, ours: u16, servers: &[(&str, u16)]) {
     for (who, port) in servers {
         let theirs = signed_answers(&nuage.folder, *port, &questions);
         for ((question, wanted), theirs) in questions.iter().zip(&wanted).zip(&theirs) {
-            assert_eq!(theirs, wanted, "{who}: {question:?}");
+            // On a busy machine dig gives up on one of hundreds, and shows what it asked: no QR flag.
+            let again =
+                || signed_answers(&nuage.folder, *port, std::slice::from_ref(question)).remove(0);
+            let answered = theirs.contains("flags: qr");
+            let theirs = if answered { theirs.clone() } else { again() };
+            assert_eq!(theirs, *wanted, "{who}: {question:?}");
         }
     }
 }
