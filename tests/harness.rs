@@ -3,9 +3,11 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::{linux::net::SocketAddrExt, unix::net::UnixListener},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -375,13 +377,25 @@ pub(crate) fn until_within(patience: Duration, what: &str, mut done: impl FnMut(
     }
 }
 
-/// A port nobody uses now.
+/// A port for one server of this test, of TCP and UDP: below those the system hands out by itself
+/// (to clients, and to whoever listens on port 0), and claimed against the tests beside this one
+/// until this one ends.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static CLAIMS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    let mut claims = CLAIMS.lock().unwrap();
+    for port in 20_000..32_000 {
+        let name = format!("nuage-test-port-{port}");
+        let name = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+        let Ok(claim) = UnixListener::bind_addr(&name) else {
+            continue;
+        };
+        let address = ("127.0.0.1", port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            claims.push(claim);
+            return port;
+        }
+    }
+    panic!("no port between 20,000 and 32,000 is free");
 }
 
 /// A server of Debian's, killed when dropped.
