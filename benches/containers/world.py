@@ -117,6 +117,8 @@ class World:
     def __enter__(self):
         try:
             self.engine.start()
+            # An engine may count containers on a network that are gone, until it starts again.
+            self.engine.ask("POST", "/networks/prune")
             self.nuage.start()
         except BaseException:
             self.__exit__()
