@@ -38,8 +38,8 @@ pub struct Looked {
 #[derive(Clone, Copy, Debug)]
 pub struct Reload;
 
-/// Publishes changes until the future is dropped, each kept in `journal` before. `observe` is told of each look that published
-/// something or found other problems than the one before.
+/// Publishes changes until the future is dropped, each kept in `journal` before. `observe` is told of
+/// each look that published something or found other problems than the one before.
 pub async fn follow(
     declared: Declared,
     published: Arc<Published>,
@@ -48,6 +48,7 @@ pub async fn follow(
     observe: impl Fn(&Looked),
 ) {
     let folder = declared.config().zones.clone();
+    let mut served = Arc::clone(declared.registry());
     let declared = Arc::new(Mutex::new(declared));
     // One slot: an event that finds it full has been told already.
     let (events, mut changed) = mpsc::channel(1);
@@ -67,19 +68,22 @@ pub async fn follow(
             Some(Reload) = reloads.recv() => reload = true,
         }
         let worker = Arc::clone(&declared);
-        let journal = journal.clone();
+        let (journal, old) = (journal.clone(), Arc::clone(&served));
         let read = tokio::task::spawn_blocking(move || {
             let mut declared = lock(&worker);
-            let old = Arc::clone(declared.registry());
-            let changed = if reload {
-                declared.reload()
+            if reload {
+                declared.reload();
             } else {
-                declared.refresh()
-            };
-            if changed && let Err(error) = declared.save_serials() {
+                declared.refresh();
+            }
+            // Also what an earlier look compiled and didn't come to publish.
+            let new = Arc::clone(declared.registry());
+            let registry = (!Arc::ptr_eq(&old, &new)).then_some(new);
+            if registry.is_some()
+                && let Err(error) = declared.save_serials()
+            {
                 tracing::error!(%error, "can't keep the zones' serials in the state folder; serving all the same");
             }
-            let registry = changed.then(|| Arc::clone(declared.registry()));
             if let (Some(journal), Some(new)) = (journal, &registry) {
                 journal.follow(&old, new);
             }
@@ -98,6 +102,7 @@ pub async fn follow(
         watching.move_to(folder);
         let new = registry.is_some();
         if let Some(registry) = registry {
+            served = Arc::clone(&registry);
             let old = published.publish(registry);
             // Readers let go of it within moments; its memory is freed where nobody waits.
             tokio::spawn(async move {
