@@ -7,8 +7,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    ffi::OsString,
-    fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -22,6 +20,7 @@ use ring::digest::{SHA256, digest};
 use crate::{
     difference::{Difference, MOST_OCTETS},
     durable::{self, Access},
+    paths,
     registry::Registry,
 };
 
@@ -53,7 +52,7 @@ impl Journal {
         if !registry.secondaries.is_empty() {
             for served in registry.served.iter() {
                 let (authority, serial) = (&served.authority, served.serial);
-                let file = folder.join(file_name(&authority.apex));
+                let file = file_of(folder, &authority.apex);
                 match read(&file) {
                     Ok(history) if history.last().is_some_and(|last| last.to == serial) => {
                         kept.insert(file);
@@ -110,7 +109,7 @@ impl Journal {
     /// a whole transfer after the next start, and nothing before.
     pub fn append(&self, origin: &LowerName, difference: Difference) {
         let mut on_disk = self.writer();
-        let file = self.folder.join(file_name(origin));
+        let file = file_of(&self.folder, origin);
         let known = self.histories.load().get(origin).cloned();
         let mut history: Vec<Arc<Difference>> = known
             .filter(|known| known.last().is_some_and(|last| last.to == difference.from))
@@ -141,7 +140,7 @@ impl Journal {
     pub fn clear(&self, origin: &LowerName) {
         let mut on_disk = self.writer();
         on_disk.remove(origin);
-        forget(&self.folder.join(file_name(origin)));
+        forget(&file_of(&self.folder, origin));
         self.change(|histories| drop(histories.remove(origin)));
     }
 
@@ -251,6 +250,10 @@ fn first_entry(octets: &[u8]) -> Option<(Difference, &[u8])> {
     Some((Difference::decode(content)?, rest))
 }
 
+fn file_of(folder: &Path, origin: &LowerName) -> PathBuf {
+    folder.join(format!("{}.{EXTENSION}", paths::of_origin(origin)))
+}
+
 fn forget(file: &Path) {
     match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -258,33 +261,6 @@ fn forget(file: &Path) {
         }
         Ok(()) | Err(_) => {}
     }
-}
-
-/// The file of a zone. Reverse origins may hold "/" (RFC 2317); everything but letters, digits and
-/// inner hyphens is written as %XX, and what gets too long for a file system by its digest.
-fn file_name(origin: &LowerName) -> OsString {
-    let mut text = String::new();
-    for label in origin.iter() {
-        if !text.is_empty() {
-            text.push('.');
-        }
-        for &byte in label {
-            if byte.is_ascii_alphanumeric() || byte == b'-' {
-                text.push(char::from(byte));
-            } else {
-                // Writing to a String can't fail.
-                write!(text, "%{byte:02x}").unwrap_or_default();
-            }
-        }
-    }
-    if text.len() > 200 {
-        let digest = digest(&SHA256, text.as_bytes());
-        text = "%%".to_owned();
-        for byte in digest.as_ref() {
-            write!(text, "{byte:02x}").unwrap_or_default();
-        }
-    }
-    format!("{text}.{EXTENSION}").into()
 }
 
 #[cfg(test)]
@@ -384,20 +360,5 @@ mod tests {
         }
         File::create(&path).unwrap().write_all(b"nuage").unwrap();
         assert!(read(&path).is_err());
-    }
-
-    #[test]
-    fn names_of_zones_are_safe_names_of_files() {
-        let name = |labels: &[&str]| {
-            let name = Name::from_labels(labels.iter().map(|l| l.as_bytes())).unwrap();
-            file_name(&LowerName::new(&name)).into_string().unwrap()
-        };
-        assert_eq!(name(&["W", "example"]), "w.example.journal");
-        assert_eq!(name(&["0/25", "2", "arpa"]), "0%2f25.2.arpa.journal");
-        assert_eq!(name(&["..", "x"]), "%2e%2e.x.journal");
-        let long = ["/".repeat(60), "a".repeat(60), "/".repeat(60)];
-        let long: Vec<&str> = long.iter().map(String::as_str).collect();
-        assert!(name(&long).len() < 100);
-        assert!(name(&[]).len() == ".journal".len());
     }
 }

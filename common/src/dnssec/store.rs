@@ -15,7 +15,6 @@ use std::{
 };
 
 use hickory_proto::rr::Name;
-use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -25,7 +24,10 @@ use super::{
     rollover::{self, Refusal},
     zone_keys::{Held, MOST_KEYS, State, Ttls, ZoneKeys},
 };
-use crate::durable::{self, Access};
+use crate::{
+    durable::{self, Access},
+    paths,
+};
 
 /// The form of the file.
 const VERSION: u32 = 1;
@@ -37,8 +39,6 @@ const PKCS8_BYTES: usize = 512;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More zones than this are read anew now and then, rather than remembered.
 const MOST_REMEMBERED: usize = 10_000;
-/// A file name has at most 255 octets, some of which the writing of it needs.
-const NAME_BYTES: usize = 180;
 
 /// Why the keys of a zone can't be had, or not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -165,7 +165,8 @@ impl Store {
 
     /// The file of a zone's keys.
     pub fn path(&self, origin: &Name) -> PathBuf {
-        self.folder.join(file_name(origin))
+        self.folder
+            .join(format!("{}.json", paths::of_origin(origin)))
     }
 
     /// The keys of a zone, for the server: made at first use, changed by what is due, and saved before
@@ -266,13 +267,6 @@ impl Store {
         now: SystemTime,
     ) -> Result<Arc<ZoneKeys>, KeyError> {
         self.change(origin, |keys| Ok(rollover::confirm(keys, policy, now)?))
-    }
-
-    /// Whether another process wrote a zone's file since [`Store::keys`] last returned its content.
-    pub fn changed_on_disk(&self, origin: &Name) -> bool {
-        let zones = self.zones.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = zones.get(&canonical(origin)).map(|zone| zone.stamp);
-        known.is_some_and(|known| stamp(&self.path(origin)).ok() != Some(known))
     }
 
     /// What to say when a zone that isn't signed, or no longer, has keys whose DS the parent may hold.
@@ -411,31 +405,6 @@ fn stamp(path: &Path) -> io::Result<Stamp> {
         of.size(),
         of.ino(),
     ))
-}
-
-/// `<origin>.json`, where whatever is no letter, digit, hyphen or underscore is `%` and two digits: a
-/// classless reverse zone has "/" in its origin (RFC 2317 §4). What would be too long ends in a digest.
-fn file_name(origin: &Name) -> String {
-    let mut text = String::new();
-    for label in origin.iter() {
-        if !text.is_empty() {
-            text.push('.');
-        }
-        for byte in label.to_ascii_lowercase() {
-            if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
-                text.push(char::from(byte));
-            } else {
-                text.push_str(&format!("%{byte:02x}"));
-            }
-        }
-    }
-    if text.len() > NAME_BYTES {
-        let digest = digest::digest(&digest::SHA256, text.as_bytes());
-        text.truncate(NAME_BYTES - 2 * digest.as_ref().len() - 1);
-        // No label holds "~".
-        text = format!("{text}~{}", hex(digest.as_ref()));
-    }
-    format!("{text}.json")
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -625,7 +594,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (server, command) = (Store::open(folder.path()), Store::open(folder.path()));
         let before = server.keys(&origin(), &policy(), at(0)).unwrap();
-        assert!(!server.changed_on_disk(&origin()));
         command
             .roll(&origin(), Role::Zsk, &policy(), at(10).wall)
             .unwrap();
@@ -634,10 +602,8 @@ mod tests {
             matches!(again, Err(KeyError::Refused(Refusal::UnderWay(Role::Zsk)))),
             "{again:?}"
         );
-        assert!(server.changed_on_disk(&origin()));
         let after = server.keys(&origin(), &policy(), at(20)).unwrap();
         assert!(before != after && after.dnskeys().len() == 3);
-        assert!(!server.changed_on_disk(&origin()));
     }
 
     #[test]
@@ -744,18 +710,7 @@ mod tests {
     }
 
     #[test]
-    fn every_origin_has_a_file_name_of_its_own() {
-        let name =
-            |labels: &[&[u8]]| file_name(&Name::from_labels(labels.iter().copied()).unwrap());
-        assert_eq!(name(&[b"w", b"Example"]), "w.example.json");
-        assert_eq!(
-            name(&[b"0/25", b"2", b"0", b"192", b"in-addr", b"arpa"]),
-            "0%2f25.2.0.192.in-addr.arpa.json"
-        );
-        assert_eq!(name(&[b"a.b", b"c"]), "a%2eb.c.json");
-        assert_eq!(name(&[b"..", b"x"]), "%2e%2e.x.json");
-        let long = |last: &[u8]| name(&[&[b'/'; 63], &[b'/'; 63], last]);
-        assert!(long(b"a").len() < 200 && long(b"a") != long(b"b"));
+    fn a_classless_reverse_zone_has_its_keys() {
         let folder = tempfile::tempdir().unwrap();
         let classless = Name::from_labels([b"0/25".as_slice(), b"2", b"arpa"]).unwrap();
         let store = Store::open(folder.path());
