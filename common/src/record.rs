@@ -1,8 +1,12 @@
 //! Extra records of a zone: presentation format in, checked resource records out, and back into a
 //! master file (RFC 1035 §5).
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    time::{Duration, UNIX_EPOCH},
+};
 
+use data_encoding::BASE64;
 use hickory_proto::{
     dnssec::rdata::DNSSECRData,
     rr::{
@@ -223,11 +227,30 @@ pub fn master_line(record: &Record) -> String {
             soa.expire,
             soa.minimum
         ),
+        RData::DNSSEC(DNSSECRData::NSEC(nsec)) => {
+            let types = nsec
+                .type_bit_maps()
+                .map(|kind| " ".to_owned() + &type_text(kind));
+            name_text(nsec.next_domain_name()) + &types.collect::<String>()
+        }
+        RData::DNSSEC(DNSSECRData::RRSIG(signature)) => {
+            let of = signature.input();
+            format!(
+                "{} {} {} {} {} {} {} {} {}",
+                type_text(of.type_covered),
+                u8::from(of.algorithm),
+                of.num_labels,
+                of.original_ttl,
+                date(of.sig_expiration.get()),
+                date(of.sig_inception.get()),
+                of.key_tag,
+                name_text(&of.signer_name),
+                BASE64.encode(signature.sig())
+            )
+        }
         RData::A(_)
         | RData::AAAA(_)
-        | RData::DNSSEC(DNSSECRData::DS(_) | DNSSECRData::DNSKEY(_) | DNSSECRData::NSEC(_)) => {
-            record.data.to_string()
-        }
+        | RData::DNSSEC(DNSSECRData::DS(_) | DNSSECRData::DNSKEY(_)) => record.data.to_string(),
         other => {
             let bytes = wire(other).unwrap_or_default();
             let mut text = format!("\\# {} ", bytes.len());
@@ -257,6 +280,23 @@ fn wire(data: &RData) -> Result<Vec<u8>, String> {
     encoder.set_canonical_form(true);
     data.emit(&mut encoder).map_err(|error| error.to_string())?;
     Ok(bytes)
+}
+
+/// A type by its mnemonic, or by its number (RFC 3597 §5).
+fn type_text(kind: RecordType) -> String {
+    match kind {
+        RecordType::Unknown(number) => format!("TYPE{number}"),
+        known => known.to_string(),
+    }
+}
+
+/// Seconds since 1970 as signatures tell them: YYYYMMDDHHmmSS (RFC 4034 §3.2). They count modulo 2^32, to
+/// the year 2106.
+fn date(seconds: u32) -> String {
+    let moment = UNIX_EPOCH + Duration::from_secs(seconds.into());
+    let mut text = humantime::format_rfc3339_seconds(moment).to_string();
+    text.retain(|c| c.is_ascii_digit());
+    text
 }
 
 /// Whether octets are data of a type, and all of them.
@@ -421,6 +461,14 @@ fn quoted(text: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::{
+        dnssec::{
+            Algorithm,
+            rdata::{NSEC, RRSIG, SigInput},
+        },
+        rr::SerialNumber,
+    };
+
     use super::*;
 
     fn origin() -> Name {
@@ -524,6 +572,34 @@ mod tests {
             "web.example.\t60\tIN\tNS\ta\\.b.x."
         );
         assert!(line("@", "MX", "0 .").ends_with("\t0 ."));
+    }
+
+    #[test]
+    fn signatures_and_proofs_are_written_as_they_travel() {
+        let line = |data| master_line(&Record::from_rdata(origin(), 30, RData::DNSSEC(data)));
+        let next = Name::from_ascii("xn--bcher-kva.web.example.").unwrap();
+        let types = [RecordType::A, RecordType::NSEC, RecordType::Unknown(65_280)];
+        assert_eq!(
+            line(DNSSECRData::NSEC(NSEC::new(next, types))),
+            "web.example.\t30\tIN\tNSEC\txn--bcher-kva.web.example. A NSEC TYPE65280"
+        );
+        let input = SigInput {
+            type_covered: RecordType::CDS,
+            algorithm: Algorithm::ECDSAP256SHA256,
+            num_labels: 2,
+            original_ttl: 300,
+            sig_expiration: SerialNumber::new(1_796_083_200),
+            sig_inception: SerialNumber::new(951_782_399),
+            key_tag: 12_345,
+            signer_name: origin(),
+        };
+        assert_eq!(
+            line(DNSSECRData::RRSIG(RRSIG::from_sig(
+                input,
+                b"signed".to_vec()
+            ))),
+            "web.example.\t30\tIN\tRRSIG\tCDS 13 2 300 20261201000000 20000228235959 12345 web.example. c2lnbmVk"
+        );
     }
 
     #[test]
