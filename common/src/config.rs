@@ -253,7 +253,7 @@ fn read(path: &Path, text: &str, reading: &mut Reading<'_>) -> Option<Config> {
         "secondaries",
         "keys",
     ];
-    let document = reading.document(text)?;
+    let document = reading.document(0, text)?;
     let root = Table::strict(document.get_ref(), 0..0, SECTIONS, reading);
     let base = path.parent().unwrap_or(Path::new(""));
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 /// Longest label in octets (RFC 1035 §2.3.4).
 const LABEL_OCTETS: usize = 63;
 /// Longest name in presentation form without the final dot (RFC 1035 §2.3.4: 255 octets on the wire).
-const NAME_OCTETS: usize = 253;
+pub(crate) const NAME_OCTETS: usize = 253;
 
 /// Why a text is not a host name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

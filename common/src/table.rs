@@ -14,6 +14,8 @@ use crate::problem::{Lines, Position, Problem, Severity};
 pub(crate) struct Reading<'t> {
     file: Arc<Path>,
     lines: Lines<'t>,
+    /// Where the piece being read starts in the text.
+    base: usize,
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -22,18 +24,30 @@ impl<'t> Reading<'t> {
         Self {
             file: file.into(),
             lines: Lines::of(text),
+            base: 0,
             problems: Vec::new(),
         }
     }
 
-    /// Parses the text; syntax errors become problems and yield no table.
-    pub(crate) fn document<'d>(&mut self, text: &'d str) -> Option<Spanned<DeTable<'d>>> {
-        let (table, errors) = DeTable::parse_recoverable(text);
+    /// Parses the piece of the text that starts at `base`, and reads from it until the next one is
+    /// parsed; syntax errors become problems and yield no table.
+    pub(crate) fn document<'d>(
+        &mut self,
+        base: usize,
+        piece: &'d str,
+    ) -> Option<Spanned<DeTable<'d>>> {
+        self.base = base;
+        let (table, errors) = DeTable::parse_recoverable(piece);
         for error in &errors {
             let at = error.span().map_or(0, |span| span.start);
-            self.error(at, error.message().to_owned());
+            self.error(self.base + at, error.message().to_owned());
         }
         errors.is_empty().then_some(table)
+    }
+
+    /// Where something of the piece being read stands in the text.
+    fn place(&self, span: Range<usize>) -> usize {
+        self.base + span.start
     }
 
     pub(crate) fn position(&self, at: usize) -> Position {
@@ -44,15 +58,23 @@ impl<'t> Reading<'t> {
         self.report(Severity::Error, at, message.into());
     }
 
+    pub(crate) fn error_at(&mut self, position: Position, message: String) {
+        self.problem(Severity::Error, position, message);
+    }
+
     pub(crate) fn warning(&mut self, at: usize, message: impl Into<String>) {
         self.report(Severity::Warning, at, message.into());
     }
 
     fn report(&mut self, severity: Severity, at: usize, message: String) {
+        self.problem(severity, self.position(at), message);
+    }
+
+    fn problem(&mut self, severity: Severity, position: Position, message: String) {
         self.problems.push(Problem {
             severity,
             file: Arc::clone(&self.file),
-            position: Some(self.position(at)),
+            position: Some(position),
             message,
         });
     }
@@ -95,12 +117,12 @@ impl<'d> Table<'d> {
                         known.join(", ")
                     ),
                 };
-                reading.error(key.span().start, message);
+                reading.error(reading.place(key.span()), message);
             }
         }
         Self {
             table,
-            at: span.start,
+            at: reading.place(span),
         }
     }
 
@@ -179,7 +201,7 @@ impl<'d> Table<'d> {
             .filter_map(|(name, value)| {
                 let name = At {
                     value: &**name.get_ref(),
-                    at: name.span().start,
+                    at: reading.place(name.span()),
                 };
                 Some((name.clone(), as_string(name.value, value, reading)?))
             })
@@ -240,13 +262,13 @@ impl<'d> Table<'d> {
         outer
             .iter()
             .filter_map(|(name, value)| {
-                let at = name.span().start;
                 let inner = as_table(name.get_ref(), value, reading)?;
+                let inner = Self::strict(inner, name.span(), known, reading);
                 let name = At {
                     value: &**name.get_ref(),
-                    at,
+                    at: inner.at,
                 };
-                Some((name, Self::strict(inner, at..at, known, reading)))
+                Some((name, inner))
             })
             .collect()
     }
@@ -292,7 +314,7 @@ fn as_string<'d>(
     }
     found.map(|text| At {
         value: text,
-        at: value.span().start,
+        at: reading.place(value.span()),
     })
 }
 
@@ -323,7 +345,7 @@ fn within<N: PartialOrd + Display>(
     if found.is_none() {
         let (low, high) = (range.start(), range.end());
         reading.error(
-            value.span().start,
+            reading.place(value.span()),
             format!("`{key}` must be between {low} and {high}"),
         );
     }
@@ -341,7 +363,7 @@ fn mismatch(key: &str, wanted: &str, value: &Spanned<DeValue<'_>>, reading: &mut
         DeValue::Table(_) => "a table",
     };
     reading.error(
-        value.span().start,
+        reading.place(value.span()),
         format!("`{key}` must be {wanted}, found {found}"),
     );
 }

@@ -15,6 +15,7 @@ use hickory_proto::rr::{
     rdata::{A, AAAA},
 };
 
+use self::sites::Sites;
 use crate::{
     authority::Authority,
     config::Config,
@@ -27,6 +28,8 @@ use crate::{
     table::{At, Reading, Table},
 };
 
+/// Octets of a zone file that are read at once.
+const PIECE: usize = 1 << 20;
 /// Positive TTL when the file names none, in seconds.
 const DEFAULT_TTL: u64 = 300;
 
@@ -75,6 +78,15 @@ pub struct Parsed {
 
 /// Reads the text of a zone file.
 pub fn parse(file: &Path, text: &str, config: &Config) -> Parsed {
+    let mut parsed = read_pieces(file, text, PIECE, config);
+    // What is wrong is told of the text as a whole.
+    if parsed.zone.is_none() && text.len() > PIECE {
+        parsed = read_pieces(file, text, text.len(), config);
+    }
+    parsed
+}
+
+fn read_pieces(file: &Path, text: &str, piece: usize, config: &Config) -> Parsed {
     let mut reading = Reading::of(file, text);
     let zone = if text.trim().is_empty() {
         reading.error(
@@ -83,13 +95,41 @@ pub fn parse(file: &Path, text: &str, config: &Config) -> Parsed {
         );
         None
     } else {
-        read(file, text, config, &mut reading)
+        read(file, text, piece, config, &mut reading)
     };
     let failed = reading.failed();
     Parsed {
         zone: zone.filter(|_| !failed),
         problems: reading.problems,
     }
+}
+
+/// The text in pieces of about `octets`, each with where it starts: a site takes over twenty times as much
+/// memory while it is a TOML table as in its file. Each but the first starts with the header of a site or a
+/// record. Where such a line was part of something else, what went before is no TOML by itself, and the text
+/// is read again as a whole.
+fn pieces(text: &str, octets: usize) -> impl Iterator<Item = (usize, &str)> {
+    let starts_one = |at: &usize| {
+        let line = text[*at..].lines().next().unwrap_or_default();
+        // A table inside a site's own stays with it.
+        line == "[[records]]"
+            || line
+                .strip_prefix("[sites.")
+                .is_some_and(|name| !name.contains('.'))
+    };
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let rest = text.get(start..).filter(|rest| !rest.is_empty())?;
+        let least = text.ceil_char_boundary(start.saturating_add(octets));
+        let end = text[least..]
+            .match_indices("\n[")
+            .map(|(at, _)| least + at + 1)
+            .find(starts_one)
+            .unwrap_or(text.len());
+        let piece = (start, &rest[..end - start]);
+        start = end;
+        Some(piece)
+    })
 }
 
 impl Zone {
@@ -100,7 +140,13 @@ impl Zone {
     }
 }
 
-fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> Option<Zone> {
+fn read(
+    file: &Path,
+    text: &str,
+    piece: usize,
+    config: &Config,
+    reading: &mut Reading<'_>,
+) -> Option<Zone> {
     const KEYS: &[&str] = &[
         "origin",
         "nameservers",
@@ -111,9 +157,11 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
         "sites",
         "records",
     ];
-    let document = reading.document(text)?;
-    let root = Table::strict(document.get_ref(), 0..0, KEYS, reading);
     let base = file.parent().unwrap_or(Path::new(""));
+    let mut pieces = pieces(text, piece);
+    let (_, first) = pieces.next()?;
+    let document = reading.document(0, first)?;
+    let root = Table::strict(document.get_ref(), 0..0, KEYS, reading);
 
     let origin = origin(file, &root, reading);
     let nameservers = nameservers(&root, reading);
@@ -125,25 +173,30 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
     let ttl = u32::try_from(ttl).unwrap_or(u32::MAX);
     let certificate = certificate(&root, base, reading);
     let dnssec = Dnssec::read(&root, reading);
+    let apex = origin.as_ref().map(name_of);
 
-    let mut taken = sites::Taken::default();
-    let mut sites = sites::read(&root, base, config, &mut taken, reading);
-    sites.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let mut sites = Sites::default();
+    let mut records = Vec::new();
+    let mut body = |root: &Table<'_>, reading: &mut Reading<'_>| {
+        sites.read(root, base, config, reading);
+        if let Some(apex) = &apex {
+            records.extend(records::read(root, apex, ttl, reading));
+        }
+    };
+    body(&root, reading);
+    drop(document);
+    for (start, piece) in pieces {
+        let document = reading.document(start, piece)?;
+        let root = Table::strict(document.get_ref(), 0..0, &["sites", "records"], reading);
+        body(&root, reading);
+    }
+    let sites = sites.complete(origin.as_ref(), reading);
 
     // Without these the file has failed; the rest is read for its own problems.
-    let origin = origin?;
+    let (origin, apex) = origin.zip(apex)?;
     let nameservers = nameservers.unwrap_or_default();
     let hostmaster = hostmaster.unwrap_or_default();
-    for (site, domain, at) in taken.domains() {
-        if domain == &origin || domain.below(&origin).is_some() {
-            reading.error(
-                at,
-                format!("\"{domain}\" of {site} lies inside this zone: make it an alias"),
-            );
-        }
-    }
 
-    let apex = name_of(&origin);
     let servers: Vec<Name> = nameservers.iter().map(name_of).collect();
     let addresses = addresses(config);
     let mut authority = Authority::new(apex.clone(), ttl, &servers, hostmaster.clone(), addresses);
@@ -153,13 +206,13 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
         let Some(label) = server.below(&origin) else {
             continue;
         };
-        if let Some(position) = taken.labels.get(label) {
+        if let Some(site) = labels.site(label.as_bytes()) {
+            let line = sites
+                .get(site as usize)
+                .map_or(0, |site| site.position.line);
             reading.error(
-                root.at,
-                format!(
-                    "name server {server} has the name of the site at line {}",
-                    position.line
-                ),
+                0,
+                format!("name server {server} has the name of the site at line {line}"),
             );
             continue;
         }
@@ -167,7 +220,7 @@ fn read(file: &Path, text: &str, config: &Config, reading: &mut Reading<'_>) -> 
             authority.add(record);
         }
     }
-    records::read(&root, &apex, ttl, &mut authority, &taken, reading);
+    records::add(records, &mut authority, &sites, reading);
     offers::add(&mut authority, &sites, certificate.is_some(), config);
 
     Some(Zone {
@@ -419,10 +472,133 @@ mod tests {
                 "[[records]]\nname = \"a\"\n".to_owned(),
                 "needs name, type and data",
             ),
+            (
+                record("a", "DS", &format!("1 13 2 {}", "ab".repeat(32))),
+                "no NS records",
+            ),
         ] {
             let found = problems(&body);
             assert!(found.iter().any(|p| p.contains(want)), "{body}: {found:?}");
         }
+    }
+
+    /// Sites and records over some pieces, `middle` in the second of them.
+    fn long(middle: &str) -> String {
+        let many = |word: &str| -> String {
+            let site = |n| format!("[sites.{word}{n}]\nowner = \"école {n}\"\n");
+            (0..PIECE / 25).map(site).collect()
+        };
+        let record =
+            |name: &str| format!("[[records]]\nname = \"{name}\"\ntype = \"TXT\"\ndata = \"x\"\n");
+        [
+            HEAD,
+            &many("a"),
+            &record("x"),
+            middle,
+            &many("b"),
+            &record("y"),
+            "[sites.last]\n",
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn a_long_file_is_read_piece_by_piece_as_it_would_be_whole() {
+        let file = Path::new("w.example.toml");
+        let text = long("[sites.m]\naliases = [\"n\"]\n[sites.m.environment]\nA = \"b\"\n");
+        let cut: Vec<_> = pieces(&text, PIECE).collect();
+        assert!(cut.len() > 2, "{}", cut.len());
+        assert_eq!(
+            cut.iter().map(|(_, piece)| *piece).collect::<String>(),
+            text
+        );
+        let whole = read_pieces(file, &text, text.len(), &config());
+        assert!(whole.problems.is_empty());
+        for octets in [1, 100, 5_000, PIECE] {
+            let read = read_pieces(file, &text, octets, &config());
+            assert!(read.problems.is_empty(), "{octets}: {:?}", read.problems);
+            assert!(read.zone == whole.zone, "{octets}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_long_file_is_told_of_all_of_it() {
+        let file = Path::new("w.example.toml");
+        let read = |middle: &str| parse(file, &long(middle), &config());
+        let right = read("").zone.unwrap();
+        // Right, but not in pieces: a header that is text, and a table far from its site's.
+        let text = format!(
+            "[sites.m.environment]\n{}A = \"\"\"\n[sites.q]\n\"\"\"\n",
+            "#\n".repeat(PIECE / 2)
+        );
+        for middle in [&text, "[sites.a1.environment]\nA = \"b\"\n"] {
+            let read = read(middle);
+            assert!(read.problems.is_empty(), "{:?}", read.problems);
+            assert!(
+                read.zone
+                    .is_some_and(|zone| zone.site("q").is_none() && zone != right)
+            );
+        }
+        let line = 2 + 2 * (PIECE / 25) + 4 + 1;
+        for (middle, want) in [
+            ("[sites.a1]\n", format!("{line}:8: duplicate key")),
+            (
+                "[sites.A1]\n",
+                format!("{line}:8: \"a1\" is taken by line 5"),
+            ),
+            (
+                "[sites.m]\naliases = [\"b1\"]\n",
+                format!("{}:12: \"b1\" is taken by line {}", line + 1, line + 4),
+            ),
+            (
+                "[dnssec]\nenabled = 1\n",
+                format!("{}:11: `enabled` must be", line + 1),
+            ),
+            ("[dnsec]\n", format!("{line}:2: unknown key \"dnsec\"")),
+            ("a b\n", format!("{line}:3:")),
+        ] {
+            let told: Vec<String> = read(middle)
+                .problems
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert!(
+                told.iter().any(|told| told.contains(&want)),
+                "{middle}: {want} {told:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_fits_the_wire_with_its_zone() {
+        let origin = [["o"; 63].concat(), ["p"; 63].concat(), ["q"; 63].concat()].join(".");
+        let read = |label: usize, alias: usize| {
+            let text = format!(
+                "origin = \"{origin}\"\nnameservers = [\"ns.other.example\"]\n[sites.{}]\naliases = [\"{}\"]\n",
+                "a".repeat(label),
+                "b".repeat(alias)
+            );
+            parse(Path::new("w.example.toml"), &text, &config()).problems
+        };
+        assert_eq!(
+            read(61, 61)
+                .iter()
+                .filter(|problem| problem.is_error())
+                .count(),
+            0
+        );
+        let told = [read(62, 61), read(61, 62)].concat();
+        let told: Vec<String> = told
+            .iter()
+            .filter(|p| p.is_error())
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told.iter()
+                .all(|told| told.contains("longer than 253 characters")),
+            "{told:?}"
+        );
     }
 
     #[test]

@@ -1,11 +1,6 @@
 //! The `[sites]` of a zone file.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-    path::Path,
-    sync::Arc,
-};
+use std::{fmt::Display, path::Path, sync::Arc};
 
 use url::Url;
 
@@ -14,11 +9,11 @@ use crate::{
     container::{self, Container},
     group,
     labels::Labels,
-    name::{HostName, NameError, SiteName},
+    name::{HostName, NAME_OCTETS, NameError, SiteName},
     paths,
     problem::Position,
     site::{Backend, HttpsPolicy, Site, Upstream},
-    table::{At, Reading, Table},
+    table::{Reading, Table},
 };
 
 /// The keys of a site, beside those that speak of its container.
@@ -26,108 +21,116 @@ const KEYS: &[&str] = &[
     "owner", "group", "aliases", "domains", "static", "upstream", "redirect", "https",
 ];
 
-/// Names in use within the zone, and where they were taken.
+/// The sites of a file, gathered piece by piece.
 #[derive(Default)]
-pub(super) struct Taken<'d> {
-    /// Labels of sites and aliases.
-    pub(super) labels: HashMap<Cow<'d, str>, Position>,
-    /// Foreign domains, each with its site.
-    domains: BTreeMap<HostName, (At<&'d str>, Position)>,
+pub(super) struct Sites {
+    sites: Vec<Arc<Site>>,
+    /// Every alias, and where it is written.
+    aliases: Vec<(SiteName, Position)>,
+    /// Every foreign domain, and where it is written.
+    domains: Vec<(HostName, Position)>,
 }
 
-impl<'d> Taken<'d> {
-    fn label(
+impl Sites {
+    /// Reads those of one piece.
+    pub(super) fn read(
         &mut self,
-        name: &SiteName,
-        written: &At<&'d str>,
+        root: &Table<'_>,
+        base: &Path,
         config: &Config,
         reading: &mut Reading<'_>,
-    ) -> bool {
-        let at = written.at;
-        if let Some(reason) = config.reserved.reason(name) {
-            reading.error(at, reason);
-            return false;
-        }
-        if let Some(first) = self.labels.get(name.as_str()) {
-            reading.error(
-                at,
-                format!(
-                    "\"{name}\" is taken by line {}: a name belongs to one site",
-                    first.line
-                ),
-            );
-            return false;
-        }
-        // Most names stand in the file as they are kept.
-        let key = if written.value == name.as_str() {
-            Cow::Borrowed(written.value)
-        } else {
-            Cow::Owned(name.as_str().to_owned())
-        };
-        self.labels.insert(key, reading.position(at));
-        true
-    }
-
-    /// Foreign domains: the site, the domain, and where it is written.
-    pub(super) fn domains(&self) -> impl Iterator<Item = (&str, &HostName, usize)> {
-        self.domains
-            .iter()
-            .map(|(domain, (site, _))| (site.value, domain, site.at))
-    }
-}
-
-/// The sites, each checked against the names taken before it.
-pub(super) fn read<'d>(
-    root: &Table<'d>,
-    base: &Path,
-    config: &Config,
-    taken: &mut Taken<'d>,
-    reading: &mut Reading<'_>,
-) -> Vec<Arc<Site>> {
-    let mut sites = Vec::new();
-    let tables = root.named_tables("sites", &[KEYS, container::KEYS].concat(), reading);
-    // Names come before aliases, so that a conflict is told at the alias.
-    let named: Vec<Option<SiteName>> = tables
-        .iter()
-        .map(|(key, _)| {
-            SiteName::parse(key.value)
+    ) {
+        let tables = root.named_tables("sites", &[KEYS, container::KEYS].concat(), reading);
+        self.sites.reserve(tables.len());
+        for (key, table) in tables {
+            let name = SiteName::parse(key.value)
                 .map_err(|error| reading.error(key.at, error.to_string()))
                 .ok()
-                .filter(|name| taken.label(name, key, config, reading))
-        })
-        .collect();
-    sites.reserve(tables.len());
-    for ((key, table), name) in tables.into_iter().zip(named) {
-        let Some(name) = name else { continue };
-        let position = reading.position(key.at);
-        let backend = backend(&table, key.at, base, reading);
-        let aliases = names(&table, "aliases", SiteName::parse, reading)
-            .into_iter()
-            .filter(|(alias, written)| taken.label(alias, written, config, reading))
-            .map(|(alias, _)| alias)
-            .collect();
-        let mut domains = Vec::new();
-        for (domain, At { at, .. }) in names(&table, "domains", HostName::parse, reading) {
-            if let Some((_, first)) = taken.domains.get(&domain) {
-                reading.error(
-                    at,
-                    format!(
-                        "\"{domain}\" is taken by line {}: a name belongs to one site",
-                        first.line
-                    ),
-                );
-                continue;
+                .filter(|name| is_free(name, key.at, config, reading));
+            if let Some(name) = name {
+                let site = self.site(name, key.at, &table, base, config, reading);
+                self.sites.push(Arc::new(site));
             }
-            taken.domains.insert(
-                domain.clone(),
-                (
-                    At {
-                        value: key.value,
+        }
+    }
+
+    /// All of them in the order of their names. A name belongs to one site, and a domain in `zone` is
+    /// none of its sites'.
+    pub(super) fn complete(
+        mut self,
+        zone: Option<&HostName>,
+        reading: &mut Reading<'_>,
+    ) -> Vec<Arc<Site>> {
+        self.sites
+            .sort_unstable_by(|a, b| (&a.name, a.position).cmp(&(&b.name, b.position)));
+        for same in self.sites.chunk_by(|a, b| a.name == b.name) {
+            for site in &same[1..] {
+                taken(&site.name, same[0].position, site.position, reading);
+            }
+        }
+        if let Some(zone) = zone {
+            let sites = self.sites.iter().map(|site| (&site.name, site.position));
+            let aliases = self.aliases.iter().map(|(name, at)| (name, *at));
+            for (name, at) in sites.chain(aliases) {
+                if name.as_str().len() + 1 + zone.as_str().len() > NAME_OCTETS {
+                    reading.error_at(
                         at,
-                    },
-                    reading.position(at),
-                ),
-            );
+                        format!("{name}.{zone} is longer than {NAME_OCTETS} characters: choose a shorter name"),
+                    );
+                }
+            }
+        }
+        // A conflict of a name and an alias is told at the alias, wherever the two stand.
+        self.aliases.sort_unstable();
+        for same in self.aliases.chunk_by(|a, b| a.0 == b.0) {
+            let (alias, first) = &same[0];
+            let site = self.sites.binary_search_by(|site| site.name.cmp(alias));
+            let (first, rest) = match site.ok().and_then(|at| self.sites.get(at)) {
+                Some(site) => (site.position, same),
+                None => (*first, &same[1..]),
+            };
+            for (_, again) in rest {
+                taken(alias, first, *again, reading);
+            }
+        }
+        self.domains.sort_unstable();
+        for same in self.domains.chunk_by(|a, b| a.0 == b.0) {
+            let (domain, first) = &same[0];
+            if zone.is_some_and(|zone| domain == zone || domain.below(zone).is_some()) {
+                reading.error_at(
+                    *first,
+                    format!("\"{domain}\" lies inside this zone: make it an alias"),
+                );
+            }
+            for (_, again) in &same[1..] {
+                taken(domain, *first, *again, reading);
+            }
+        }
+        self.sites
+    }
+
+    fn site(
+        &mut self,
+        name: SiteName,
+        at: usize,
+        table: &Table<'_>,
+        base: &Path,
+        config: &Config,
+        reading: &mut Reading<'_>,
+    ) -> Site {
+        let backend = backend(table, at, base, reading);
+        let mut aliases = Vec::new();
+        for (alias, written) in names(table, "aliases", SiteName::parse, reading) {
+            if is_free(&alias, written, config, reading) {
+                let position = reading.position(written);
+                self.aliases.push((alias.clone(), position));
+                aliases.push(alias);
+            }
+        }
+        let mut domains = Vec::new();
+        for (domain, written) in names(table, "domains", HostName::parse, reading) {
+            let position = reading.position(written);
+            self.domains.push((domain.clone(), position));
             domains.push(domain);
         }
         let https = table
@@ -162,34 +165,52 @@ pub(super) fn read<'d>(
             && config.groups.of(Some(name)).0 != &**name
         {
             reading.warning(
-                key.at,
+                at,
                 format!("there is no [groups.{name}] in nuage.toml: the limits are those of [groups.default]"),
             );
         }
-        sites.push(Arc::new(Site {
+        Site {
             name,
             owner,
             group,
-            aliases,
+            aliases: aliases.into(),
             domains: domains.into(),
             backend,
             https,
-            position,
-        }));
+            position: reading.position(at),
+        }
     }
-    sites
 }
 
-fn names<'d, N>(
-    table: &Table<'d>,
+/// Whether nothing is reserved that has this name; told if it is.
+fn is_free(name: &SiteName, at: usize, config: &Config, reading: &mut Reading<'_>) -> bool {
+    let reason = config.reserved.reason(name);
+    let free = reason.is_none();
+    if let Some(reason) = reason {
+        reading.error(at, reason);
+    }
+    free
+}
+
+fn taken(name: &impl Display, first: Position, again: Position, reading: &mut Reading<'_>) {
+    let line = first.line;
+    reading.error_at(
+        again,
+        format!("\"{name}\" is taken by line {line}: a name belongs to one site"),
+    );
+}
+
+/// The names of a list, each with its place.
+fn names<N>(
+    table: &Table<'_>,
     key: &str,
     parse: impl Fn(&str) -> Result<N, NameError>,
     reading: &mut Reading<'_>,
-) -> Vec<(N, At<&'d str>)> {
+) -> Vec<(N, usize)> {
     let mut names = Vec::new();
     for written in table.strings(key, reading) {
         match parse(written.value) {
-            Ok(name) => names.push((name, written)),
+            Ok(name) => names.push((name, written.at)),
             Err(error) => reading.error(written.at, error.to_string()),
         }
     }
