@@ -126,7 +126,12 @@ fn world() -> Arc<Registry> {
     zone("v.example", false);
     zone("below.w.example", true);
     let declared = Declared::open_to_serve(&folder.path().join("nuage.toml")).expect("a world");
-    assert_eq!(declared.problems(), []);
+    // That one zone lies inside another, and isn't delegated, is a warning.
+    let problems = declared.problems();
+    assert!(
+        !problems.iter().any(|problem| problem.is_error()),
+        "{problems:?}"
+    );
     let registry = Arc::clone(declared.registry());
     let signed = registry.served.iter().filter(|zone| zone.signed.is_some());
     assert_eq!(signed.count(), 4);

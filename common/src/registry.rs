@@ -494,5 +494,31 @@ pub(crate) fn warnings(registry: &Registry, config_file: &std::path::Path) -> Ve
             Some(Problem { severity: Severity::Warning, ..Problem::whole_file(config_file, message) })
         })
         .chain(unknown)
+        .chain(unproved(registry))
         .collect()
+}
+
+/// Zones inside a signed one that doesn't delegate them: its proofs say that they aren't there.
+fn unproved(registry: &Registry) -> impl Iterator<Item = Problem> {
+    registry.zones.iter().filter_map(|inner| {
+        let mut rest = inner.origin.as_str();
+        let outer = loop {
+            rest = rest.split_once('.')?.1;
+            if let Some(outer) = registry.index.by_origin.get(rest) {
+                break registry.zones.get(*outer)?;
+            }
+        };
+        let delegated = outer
+            .authority
+            .node(&inner.authority.apex)
+            .is_some_and(|node| node.has(RecordType::NS));
+        if outer.dnssec.is_none() || delegated {
+            return None;
+        }
+        let message = format!(
+            "{} lies inside {}, which is signed and doesn't delegate it: resolvers that validate hold that it does not exist; add its NS records to [[records]] of {}, and its DS records if it is signed",
+            inner.origin, outer.origin, outer.origin
+        );
+        Some(Problem { severity: Severity::Warning, ..Problem::whole_file(&*outer.file, message) })
+    })
 }

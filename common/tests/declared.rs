@@ -176,6 +176,37 @@ fn a_file_cut_at_any_octet_or_with_any_octet_changed_takes_nothing_down() {
 }
 
 #[test]
+fn a_zone_inside_a_signed_one_has_to_be_delegated_by_it() {
+    let folder = Folder::new();
+    let zone = |origin: &str, rest: &str| {
+        let head = format!("origin = \"{origin}\"\nnameservers = [\"ns.other.example\"]\n{rest}");
+        let path = folder.0.path().join(format!("zones/{origin}.toml"));
+        fs::write(path, head).unwrap();
+    };
+    let warnings = |declared: &Declared| -> Vec<String> {
+        declared
+            .problems()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    zone("w.example", "[dnssec]\nenabled = true\n");
+    zone("b.w.example", "");
+    zone("a.b.w.example", "");
+    let mut declared = folder.open();
+    let told = warnings(&declared);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("b.w.example lies inside w.example, which is signed"),
+        "{told:?}"
+    );
+    let record = "[[records]]\nname = \"b\"\ntype = \"NS\"\ndata = \"ns.other.example.\"\n";
+    zone("w.example", &format!("[dnssec]\nenabled = true\n{record}"));
+    refreshed(&mut declared);
+    assert_eq!(warnings(&declared), Vec::<String>::new());
+}
+
+#[test]
 fn conflicts_between_zones_are_settled_for_what_was_served_first() {
     let folder = Folder::new();
     let sites = |pairs: &[(u8, u8)]| {
