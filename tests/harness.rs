@@ -364,6 +364,14 @@ impl Response {
     }
 }
 
+/// The processor time a process has used, in ticks of ten milliseconds.
+pub(crate) fn cpu(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks = fields.split(' ').skip(11).take(2);
+    ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
 /// Waits for something to become true.
 pub(crate) fn until(what: &str, done: impl FnMut() -> bool) {
     until_within(PATIENCE, what, done);

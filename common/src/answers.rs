@@ -63,6 +63,8 @@ pub struct Head {
     pub code: u8,
     /// Records in the answer, authority and additional sections.
     pub counts: [u16; 3],
+    /// Octets of the additional section at the end, where an answer is whole without it.
+    pub extra: u16,
     /// Whether the answer is too large for whoever may not be who they say.
     pub large: bool,
 }
@@ -99,6 +101,21 @@ impl<'b> Out<'b> {
             }
             None => self.full = true,
         }
+    }
+
+    /// Adds what follows a question; without its additional section where there is no room for that.
+    #[inline]
+    pub fn put_answer(&mut self, octets: &[u8], mut head: Head) -> Head {
+        let whole = octets.len().saturating_sub(head.extra.into());
+        self.put(octets.get(..whole).unwrap_or_default());
+        if head.extra > 0 && !self.full {
+            self.put(octets.get(whole..).unwrap_or_default());
+            if self.full {
+                self.full = false;
+                (head.extra, head.counts[2]) = (0, 0);
+            }
+        }
+        head
     }
 
     /// How many octets there are.
@@ -351,8 +368,7 @@ impl Answers {
         }
         if let Some(prepared) = self.names.get(name) {
             let tail = prepared.tail(question.kind, signatures)?;
-            out.put(&tail.octets);
-            return Some(tail.head);
+            return Some(out.put_answer(&tail.octets, tail.head));
         }
         if self.plain && !signatures {
             self.soa.put(pointer(apex_at), out);
@@ -618,6 +634,7 @@ impl Prepared {
         };
         self.tails = kinds
             .iter()
+            .chain(&[RecordType::ANY])
             .map(|kind| (u16::from(*kind), tails(*kind)))
             .collect();
         // Every type of an alias leads to its target.
@@ -643,7 +660,7 @@ impl Tail {
         let start = writer.octets().len();
         let mut counts = [0; 3];
         let sections = [&answer.answers, &answer.authorities, &answer.additionals];
-        let mut answers_end = start;
+        let (mut answers_end, mut extra_at) = (start, start);
         for (section, (records, count)) in sections.into_iter().zip(&mut counts).enumerate() {
             for record in records {
                 if !writer.record(record) {
@@ -651,8 +668,10 @@ impl Tail {
                 }
                 *count += 1;
             }
-            if section == 0 {
-                answers_end = writer.octets().len();
+            match section {
+                0 => answers_end = writer.octets().len(),
+                1 => extra_at = writer.octets().len(),
+                _ => {}
             }
         }
         let octets = writer.into_octets();
@@ -661,23 +680,24 @@ impl Tail {
                 authoritative: if answer.authoritative { AA } else { 0 },
                 code: answer.code.low(),
                 counts,
-                large: is_past(answers_end, answer),
+                extra: extra(octets.len() - extra_at, answer),
+                large: is_large(answers_end, answer),
             },
             octets: octets[start..].into(),
         })
     }
 }
 
-/// Whether an answer is too large for whoever may not be who they say.
-pub fn is_large(name: &Name, kind: RecordType, answer: &lookup::Answer) -> bool {
-    let mut writer = Writer::new(usize::from(u16::MAX));
-    writer.question(name, u16::from(kind));
-    let fits = answer.answers.iter().all(|record| writer.record(record));
-    !fits || is_past(writer.octets().len(), answer)
+/// How many octets of an additional section may be left out: all, but for the glue of a referral
+/// (RFC 9471).
+pub fn extra(octets: usize, answer: &lookup::Answer) -> u16 {
+    let octets = u16::try_from(octets).unwrap_or(0);
+    if answer.authoritative { octets } else { 0 }
 }
 
-/// The same for an answer section that ends so far into the message.
-fn is_past(answers_end: usize, answer: &lookup::Answer) -> bool {
+/// Whether an answer whose answer section ends so far into the message is too large for whoever may not
+/// be who they say.
+pub fn is_large(answers_end: usize, answer: &lookup::Answer) -> bool {
     let answers = answer.answers.iter();
     let signatures = answers
         .filter(|record| record.record_type() == RecordType::RRSIG)
@@ -697,7 +717,7 @@ fn negative(code: u8, authorities: u16) -> Head {
         authoritative: AA,
         code,
         counts: [0, authorities, 0],
-        large: false,
+        ..Head::default()
     }
 }
 

@@ -15,6 +15,7 @@ const LIFE_SECONDS: u32 = 3_600;
 const AHEAD_SECONDS: u32 = 300;
 /// After half its life a client gets another.
 const RENEW_SECONDS: u32 = 1_800;
+const DAY_SECONDS: u32 = 86_400;
 
 /// Whether a client is known to be who it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +26,9 @@ pub(crate) enum Standing {
     Verified,
 }
 
-/// The secret cookies are made with. It lives as long as the process: after a restart clients get new
-/// ones with the answers they would have got anyway.
+/// The secret cookies are made with, which lives as long as the process: after a restart clients get new
+/// ones with the answers they would have got anyway. Each day has a secret of its own made of it (RFC 7873
+/// §7.1), and a cookie says when it was made.
 pub(crate) struct Cookies {
     secret: [u8; 16],
 }
@@ -80,20 +82,41 @@ impl Cookies {
         self.server(client, front, source)
     }
 
-    /// SipHash-2-4 over client cookie, front and address (RFC 9018 §4.4).
     fn server(&self, client: [u8; 8], front: [u8; 8], source: IpAddr) -> [u8; SERVER_OCTETS] {
-        let mut hasher = SipHasher24::new_with_key(&self.secret);
-        hasher.write(&client);
-        hasher.write(&front);
-        match source {
-            IpAddr::V4(v4) => hasher.write(&v4.octets()),
-            IpAddr::V6(v6) => hasher.write(&v6.octets()),
-        }
-        let mut server = [0; SERVER_OCTETS];
-        server[..8].copy_from_slice(&front);
-        server[8..].copy_from_slice(&hasher.finish().to_le_bytes());
-        server
+        let [_, _, _, _, t1, t2, t3, t4] = front;
+        let day = u32::from_be_bytes([t1, t2, t3, t4]) / DAY_SECONDS;
+        server(&self.secret_of(day), client, front, source)
     }
+
+    fn secret_of(&self, day: u32) -> [u8; 16] {
+        let half = |which: u8| {
+            let mut hasher = SipHasher24::new_with_key(&self.secret);
+            hasher.write(&day.to_be_bytes());
+            hasher.write(&[which]);
+            u128::from(hasher.finish())
+        };
+        (half(0) << 64 | half(1)).to_be_bytes()
+    }
+}
+
+/// SipHash-2-4 over client cookie, front and address (RFC 9018 §4.4).
+fn server(
+    secret: &[u8; 16],
+    client: [u8; 8],
+    front: [u8; 8],
+    source: IpAddr,
+) -> [u8; SERVER_OCTETS] {
+    let mut hasher = SipHasher24::new_with_key(secret);
+    hasher.write(&client);
+    hasher.write(&front);
+    match source {
+        IpAddr::V4(v4) => hasher.write(&v4.octets()),
+        IpAddr::V6(v6) => hasher.write(&v6.octets()),
+    }
+    let mut server = [0; SERVER_OCTETS];
+    server[..8].copy_from_slice(&front);
+    server[8..].copy_from_slice(&hasher.finish().to_le_bytes());
+    server
 }
 
 /// The client's part of a cookie option, and a server part that may be ours; `None` when the option is
@@ -122,19 +145,28 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc() {
         // RFC 9018 appendix A.1.
-        let cookies = Cookies {
-            secret: octets("e5e973e5a6b2a43f48e7dc849e37bfcf")
-                .try_into()
-                .unwrap(),
-        };
+        let secret: [u8; 16] = octets("e5e973e5a6b2a43f48e7dc849e37bfcf")
+            .try_into()
+            .unwrap();
         let client: [u8; 8] = octets("2464c4abcf10c957").try_into().unwrap();
+        let front: [u8; 8] = octets("010000005cf79f11").try_into().unwrap();
         let source: IpAddr = "198.51.100.100".parse().unwrap();
-        let (standing, cookie) = cookies.judge(client, None, source, 1_559_731_985);
-        assert_eq!(standing, Standing::Unknown);
         assert_eq!(
-            cookie[..],
-            octets("2464c4abcf10c957010000005cf79f111f8130c3eee29480")
+            server(&secret, client, front, source)[..],
+            octets("010000005cf79f111f8130c3eee29480")
         );
+    }
+
+    #[test]
+    fn each_day_has_its_secret_and_a_cookie_outlives_midnight() {
+        let cookies = Cookies::new().unwrap();
+        assert_ne!(cookies.secret_of(0), cookies.secret_of(1));
+        let (client, source): ([u8; 8], IpAddr) = ([7; 8], "192.0.2.1".parse().unwrap());
+        let midnight = 20_000 * DAY_SECONDS;
+        let (_, given) = cookies.judge(client, None, source, midnight - 60);
+        let given = given[8..].try_into().ok();
+        let (standing, _) = cookies.judge(client, given, source, midnight + 60);
+        assert_eq!(standing, Standing::Verified);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use common::answers::Out;
 
-use crate::cookie::{self, Cookies, Standing};
+use crate::{
+    cookie::{self, Cookies, Standing},
+    wire::after_name,
+};
 
 /// What the OPT record of every response offers: what passes all paths unfragmented (DNS flag day 2020).
 pub(crate) const UDP_OCTETS: u16 = 1_232;
@@ -14,6 +17,8 @@ const COOKIE: u16 = 10;
 const EXTENDED_ERROR: u16 = 15;
 /// Owner (the root), type, payload, extended code, version, flags, length.
 pub(crate) const FIXED_OCTETS: usize = 11;
+/// A cookie as an option.
+pub(crate) const COOKIE_OCTETS: usize = 4 + cookie::OCTETS;
 
 /// The OPT record of a question.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,18 +213,6 @@ pub(crate) fn greet(
             (standing, Some(cookie))
         }
         None => (Standing::Unknown, None),
-    }
-}
-
-/// Where what follows a name begins; compression ends it.
-pub(crate) fn after_name(message: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        match *message.get(at)? {
-            0 => return Some(at + 1),
-            length @ 1..=63 => at += usize::from(length) + 1,
-            0xc0.. => return Some(at + 2),
-            _ => return None,
-        }
     }
 }
 

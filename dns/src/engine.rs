@@ -8,7 +8,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -39,6 +39,9 @@ const CD: u8 = 0x10;
 const NXDOMAIN: u8 = 3;
 const REFUSED: u8 = 5;
 const DS: u16 = 43;
+const IN: u16 = 1;
+/// The class of all classes, and the type of all types.
+const ANY: u16 = 255;
 
 /// What carries a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,19 +75,41 @@ pub(crate) struct Responder {
     pub(crate) transfers: Arc<Transfers>,
 }
 
-/// A worker's own room.
-pub(crate) struct Scratch {
-    name: [u8; NAME_OCTETS],
-    starts: [u8; LABELS],
+/// A message, and the world it is answered from.
+#[derive(Clone, Copy)]
+pub(crate) struct Query<'q> {
+    pub(crate) world: &'q Registry,
+    pub(crate) message: &'q [u8],
+    pub(crate) asked: &'q Asked,
 }
 
-impl Default for Scratch {
-    fn default() -> Self {
+/// What each thread that answers has for itself.
+pub(crate) struct Worker {
+    tally: Tally,
+    scratch: Scratch,
+}
+
+impl Worker {
+    pub(crate) fn new(tally: Tally) -> Self {
         Self {
-            name: [0; NAME_OCTETS],
-            starts: [0; LABELS],
+            tally,
+            scratch: Scratch {
+                name: [0; NAME_OCTETS],
+                starts: [0; LABELS],
+            },
         }
     }
+
+    /// Counts by the zones of this registry from now on.
+    pub(crate) fn follow(&mut self, world: &Registry) {
+        self.tally.follow(world);
+    }
+}
+
+/// The name of a question, lower-cased.
+struct Scratch {
+    name: [u8; NAME_OCTETS],
+    starts: [u8; LABELS],
 }
 
 /// A question read in place.
@@ -133,6 +158,15 @@ impl Scratch {
             end: HEADER_OCTETS + at + 5,
         })
     }
+
+    fn question(&self, read: &Read, opt: Option<&Opt>) -> Question<'_> {
+        Question {
+            name: &self.name[..read.octets],
+            starts: &self.starts[..read.labels],
+            kind: read.kind,
+            dnssec: opt.is_some_and(|opt| opt.dnssec),
+        }
+    }
 }
 
 impl Responder {
@@ -154,43 +188,32 @@ impl Responder {
 
     /// Writes the answer to a message into `out`: how many octets; 0 where silence is right.
     #[inline]
-    pub(crate) fn respond(
-        &self,
-        world: &Registry,
-        tally: &Tally,
-        scratch: &mut Scratch,
-        message: &[u8],
-        asked: &Asked,
-        out: &mut [u8],
-    ) -> usize {
-        if !asks(message) {
+    pub(crate) fn respond(&self, query: &Query<'_>, worker: &mut Worker, out: &mut [u8]) -> usize {
+        if !asks(query.message) {
             return 0;
         }
-        self.quick(world, tally, scratch, message, asked, out)
-            .unwrap_or_else(|| self.uncommon(world, tally, scratch, message, asked, out))
+        self.quick(query, worker, out)
+            .unwrap_or_else(|| self.uncommon(query, worker, out))
     }
 
     /// An uncommon message: signed, from a secondary, or anything else. Streams look for transfers
     /// themselves, since those are more than one message.
     #[cold]
-    fn uncommon(
-        &self,
-        world: &Registry,
-        tally: &Tally,
-        scratch: &mut Scratch,
-        message: &[u8],
-        asked: &Asked,
-        out: &mut [u8],
-    ) -> usize {
+    fn uncommon(&self, query: &Query<'_>, worker: &mut Worker, out: &mut [u8]) -> usize {
+        let Query { message, asked, .. } = *query;
         let answer = match self
             .transfers
             .receive(message, asked.source, asked.transport)
         {
             Received::Ordinary => {
-                return self.general(world, tally, scratch, message, asked, out);
+                return self.general(query, worker, out);
             }
             Received::Signed(question, session, most) => {
-                let length = self.respond(world, tally, scratch, &question, asked, out);
+                let stripped = Query {
+                    message: &question,
+                    ..*query
+                };
+                let length = self.respond(&stripped, worker, out);
                 if length == 0 {
                     return 0;
                 }
@@ -208,7 +231,7 @@ impl Responder {
             && self.limiter.applies(source)
             && self.limiter.judge(source, Like::Error, asked.now) != Verdict::Send
         {
-            tally.dropped();
+            worker.tally.dropped();
             return 0;
         }
         let mut out = Out::after(out, 0);
@@ -220,21 +243,19 @@ impl Responder {
     #[inline]
     pub(crate) fn quick(
         &self,
-        world: &Registry,
-        tally: &Tally,
-        scratch: &mut Scratch,
-        message: &[u8],
-        asked: &Asked,
+        query: &Query<'_>,
+        worker: &mut Worker,
         out: &mut [u8],
     ) -> Option<usize> {
+        let message = query.message;
         let [_, _, flags, _, 0, 1, 0, 0, 0, 0, 0, extra, ..] = *message else {
             return None;
         };
         if flags & OPCODE != 0 {
             return None;
         }
-        let read = scratch.read(message)?;
-        if read.class != 1 || is_special(read.kind) {
+        let read = worker.scratch.read(message)?;
+        if read.class != IN || is_special(read.kind) {
             return None;
         }
         let opt = match extra {
@@ -248,18 +269,27 @@ impl Responder {
             }
             _ => return None,
         };
-        let question = Question {
-            name: &scratch.name[..read.octets],
-            starts: &scratch.starts[..read.labels],
-            kind: read.kind,
-            dnssec: opt.is_some_and(|opt| opt.dnssec),
-        };
+        let ready = self.ready(query, worker, &read, opt.as_ref(), out)?;
+        Some(self.finish(&worker.tally, ready))
+    }
+
+    /// The answer that stands ready for a question.
+    #[inline]
+    fn ready<'a>(
+        &self,
+        query: &Query<'a>,
+        worker: &'a Worker,
+        read: &Read,
+        opt: Option<&'a Opt>,
+        out: &'a mut [u8],
+    ) -> Option<Answer<'a>> {
+        let question = worker.scratch.question(read, opt);
         let mut out = Out::after(out, 0);
-        out.put(&message[..read.end]);
+        out.put(&query.message[..read.end]);
         let mut ending = Ending {
-            asked,
-            message,
-            opt: opt.as_ref(),
+            asked: query.asked,
+            message: query.message,
+            opt,
             question_end: read.end,
             code_high: 0,
             zone: None,
@@ -267,7 +297,7 @@ impl Responder {
             name: question.name,
             error: None,
         };
-        let head = match world.nearest_octets(question.name, question.starts) {
+        let head = match query.world.nearest_octets(question.name, question.starts) {
             // DS at an apex is the parent's, which may be ours too (RFC 4035 §3.1.4.1).
             Some((_, _, 0)) if read.kind == DS => return None,
             Some((zone, served, apex_at)) => {
@@ -282,28 +312,34 @@ impl Responder {
                 }
             }
         };
-        Some(self.finish(tally, head, &ending, out))
+        Some(Answer { head, ending, out })
     }
 
     /// The way of everything else. A panic in a library on some odd message costs that message alone.
     #[cold]
-    pub(crate) fn general(
-        &self,
-        world: &Registry,
-        tally: &Tally,
-        scratch: &mut Scratch,
-        message: &[u8],
-        asked: &Asked,
-        out: &mut [u8],
-    ) -> usize {
+    pub(crate) fn general(&self, query: &Query<'_>, worker: &mut Worker, out: &mut [u8]) -> usize {
+        let Query {
+            world,
+            message,
+            asked,
+        } = *query;
+        let read = worker.scratch.read(message);
+        let scanned = Opt::scan(message);
+        // A large answer is not put together for whoever makes a question look odd: it stands ready.
+        if let (Some(read), Ok(opt)) = (&read, &scanned)
+            && is_plain(message, read, opt.as_ref())
+            && let Some(ready) = self.ready(query, worker, read, opt.as_ref(), out)
+            && ready.head.large
+        {
+            return self.finish(&worker.tally, ready);
+        }
         let protocol = match asked.transport {
             Transport::Udp => Protocol::Udp,
             _ => Protocol::Tcp,
         };
-        let read = scratch.read(message);
         // A name that points somewhere can only point at the header, which is not the same in an answer.
         let pointing = read.is_none() && message[4..6] != [0, 0];
-        let (opt, response) = match Opt::scan(message) {
+        let (opt, response) = match scanned {
             _ if general::is_unheard_of(message) => (None, general::not_implemented(message)),
             Ok(opt) if !pointing => {
                 let respond =
@@ -317,26 +353,20 @@ impl Responder {
             _ => (None, general::format_error(message)),
         };
         let mut out = Out::after(out, 0);
-        out.put(
-            response
-                .octets
-                .get(..response.question_end)
-                .unwrap_or_default(),
-        );
-        out.put(
-            response
-                .octets
-                .get(response.question_end..)
-                .unwrap_or_default(),
-        );
+        let (question, rest) = response
+            .octets
+            .split_at_checked(response.question_end)
+            .unwrap_or_default();
+        out.put(question);
+        let head = out.put_answer(rest, response.head);
         // Anybody can make up names below a wildcard or a delegation: they count together.
         let name = read
-            .map(|read| (&scratch.name[..read.octets], &scratch.starts[..read.labels]))
-            .filter(|(name, starts)| {
-                let zone = world.nearest_octets(name, starts);
-                zone.is_some_and(|(_, served, _)| served.answers.holds(name))
+            .map(|read| worker.scratch.question(&read, None))
+            .filter(|question| {
+                let zone = world.nearest_octets(question.name, question.starts);
+                zone.is_some_and(|(_, served, _)| served.answers.holds(question.name))
             })
-            .map_or(&[][..], |(name, _)| name);
+            .map_or(&[][..], |question| question.name);
         let ending = Ending {
             asked,
             message,
@@ -348,18 +378,18 @@ impl Responder {
             name,
             error: response.error,
         };
-        self.finish(tally, response.head, &ending, out)
+        self.finish(&worker.tally, Answer { head, ending, out })
     }
 
     /// Cuts an answer to what its transport takes, limits it, writes header and OPT, counts it.
     #[inline]
-    fn finish(
-        &self,
-        tally: &Tally,
-        mut head: Head,
-        ending: &Ending<'_>,
-        mut out: Out<'_>,
-    ) -> usize {
+    fn finish(&self, tally: &Tally, answer: Answer<'_>) -> usize {
+        let Answer {
+            mut head,
+            ending,
+            mut out,
+        } = answer;
+        let ending = &ending;
         let Ending { asked, opt, .. } = *ending;
         let (standing, cookie) = edns::greet(opt, &self.cookies, asked.source.ip(), asked.now);
         let datagram = asked.transport == Transport::Udp;
@@ -368,7 +398,17 @@ impl Responder {
         } else {
             usize::from(u16::MAX)
         };
-        let reserved = if opt.is_some() { edns::FIXED_OCTETS } else { 0 };
+        // A client that sent a cookie gets one back with every answer (RFC 7873 §5.2).
+        let reserved = match (opt, cookie) {
+            (None, _) => 0,
+            (Some(_), None) => edns::FIXED_OCTETS,
+            (Some(_), Some(_)) => edns::FIXED_OCTETS + edns::COOKIE_OCTETS,
+        };
+        // What is only there for convenience goes before an answer is cut (RFC 2181 §9).
+        if !out.is_full() && out.length() + reserved > most && head.extra > 0 {
+            out.cut(out.length() - usize::from(head.extra));
+            head.counts[2] = 0;
+        }
         let stranger = datagram && standing == Standing::Unknown;
         let mut cut = out.is_full() || out.length() + reserved > most || stranger && head.large;
         if stranger && self.limiter.applies(asked.source.ip()) {
@@ -429,6 +469,13 @@ impl Responder {
     }
 }
 
+/// An answer, but for its end.
+struct Answer<'m> {
+    head: Head,
+    ending: Ending<'m>,
+    out: Out<'m>,
+}
+
 /// What the end of an answer needs to know of its beginning.
 struct Ending<'m> {
     asked: &'m Asked,
@@ -456,11 +503,59 @@ fn is_special(kind: u16) -> bool {
     matches!(kind, 0 | 41 | 46 | 47 | 128..=255)
 }
 
+/// Whether a question could have an answer that stands ready, whatever else is in its message.
+fn is_plain(message: &[u8], read: &Read, opt: Option<&Opt>) -> bool {
+    message[2] & OPCODE == 0
+        && message[4..6] == [0, 1]
+        && matches!(read.class, IN | ANY)
+        && (read.kind == ANY || !is_special(read.kind))
+        && opt.is_none_or(|opt| opt.version == 0)
+}
+
+/// A worker with room for one answer.
+pub(crate) struct Desk {
+    worker: Worker,
+    answer: Box<[u8]>,
+}
+
+impl Desk {
+    pub(crate) fn new(tally: Tally) -> Self {
+        Self {
+            worker: Worker::new(tally),
+            answer: vec![0; usize::from(u16::MAX)].into(),
+        }
+    }
+
+    /// The answer to a message; empty where silence is right.
+    pub(crate) fn answer(&mut self, responder: &Responder, message: &[u8], asked: &Asked) -> &[u8] {
+        self.with(responder, message, asked, Responder::respond)
+    }
+
+    pub(crate) fn with(
+        &mut self,
+        responder: &Responder,
+        message: &[u8],
+        asked: &Asked,
+        answer: impl FnOnce(&Responder, &Query<'_>, &mut Worker, &mut [u8]) -> usize,
+    ) -> &[u8] {
+        let world = responder.published.load();
+        self.worker.follow(&world);
+        let query = Query {
+            world: &world,
+            message,
+            asked,
+        };
+        let length = answer(responder, &query, &mut self.worker, &mut self.answer);
+        &self.answer[..length]
+    }
+}
+
 /// Answers messages one by one, for those who bring their own transport: DNS over HTTPS.
 #[derive(Clone)]
 pub struct Answerer {
-    pub(crate) responder: Arc<Responder>,
-    pub(crate) tally: Arc<std::sync::Mutex<Tally>>,
+    responder: Arc<Responder>,
+    /// One for each thread that may ask.
+    desks: Arc<[Mutex<Desk>]>,
 }
 
 impl std::fmt::Debug for Answerer {
@@ -470,17 +565,16 @@ impl std::fmt::Debug for Answerer {
 }
 
 impl Answerer {
+    pub(crate) fn new(responder: Arc<Responder>, tallies: impl Iterator<Item = Tally>) -> Self {
+        Self {
+            responder,
+            desks: tallies.map(|tally| Mutex::new(Desk::new(tally))).collect(),
+        }
+    }
+
     /// The response to a message from an address; `None` where silence is right.
     pub fn answer(&self, message: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
-        let asked = Asked {
-            source,
-            transport: Transport::Https,
-            now: now(),
-        };
-        self.with(|world, tally, scratch, out| {
-            let responder = &self.responder;
-            Some(responder.respond(world, tally, scratch, message, &asked, out))
-        })
+        self.with(message, source, Transport::Https, Responder::respond)
     }
 
     /// The same over some transport, by the way of common questions (`None` when it hands the message
@@ -492,39 +586,39 @@ impl Answerer {
         source: SocketAddr,
         transport: Transport,
     ) -> [Option<Vec<u8>>; 2] {
+        if !asks(message) {
+            return [None, None];
+        }
+        let quick =
+            |responder: &Responder, query: &Query<'_>, worker: &mut Worker, out: &mut [u8]| {
+                responder.quick(query, worker, out).unwrap_or(0)
+            };
+        [
+            self.with(message, source, transport, quick),
+            self.with(message, source, transport, Responder::general),
+        ]
+    }
+
+    fn with(
+        &self,
+        message: &[u8],
+        source: SocketAddr,
+        transport: Transport,
+        answer: impl FnOnce(&Responder, &Query<'_>, &mut Worker, &mut [u8]) -> usize,
+    ) -> Option<Vec<u8>> {
         let asked = Asked {
             source,
             transport,
             now: now(),
         };
-        if !asks(message) {
-            return [None, None];
-        }
-        let responder = &self.responder;
-        let quick = self.with(|world, tally, scratch, out| {
-            responder.quick(world, tally, scratch, message, &asked, out)
-        });
-        let general = self.with(|world, tally, scratch, out| {
-            Some(responder.general(world, tally, scratch, message, &asked, out))
-        });
-        [quick, general]
-    }
-
-    fn with(
-        &self,
-        answer: impl FnOnce(&Registry, &Tally, &mut Scratch, &mut [u8]) -> Option<usize>,
-    ) -> Option<Vec<u8>> {
-        let mut tally = self
-            .tally
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Under the lock: generations are followed in their order.
-        let world = self.responder.published.load();
-        tally.follow(&world);
-        let mut out = vec![0; usize::from(u16::MAX)];
-        let length = answer(&world, &tally, &mut Scratch::default(), &mut out)?;
-        out.truncate(length);
-        (length > 0).then_some(out)
+        let free = self.desks.iter().find_map(|desk| desk.try_lock().ok());
+        let mut desk = match (free, self.desks.first()) {
+            (Some(desk), _) => desk,
+            (None, Some(desk)) => desk.lock().unwrap_or_else(PoisonError::into_inner),
+            (None, None) => return None,
+        };
+        let answer = desk.with(&self.responder, message, &asked, answer);
+        (!answer.is_empty()).then(|| answer.to_vec())
     }
 }
 

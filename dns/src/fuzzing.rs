@@ -16,10 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     cookie::Cookies,
-    engine::{Asked, Responder, Scratch, Transport, now},
+    engine::{Asked, Desk, Query, Responder, Transport, Worker, now},
     limit::{Limiter, Rates},
-    metrics::{Metrics, Tally},
-    stream::{Streams, Worker, converse},
+    metrics::Metrics,
+    stream::{Streams, converse},
     transfer::Transfers,
 };
 
@@ -29,10 +29,9 @@ const SOURCE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 /// The engine on one registry, without limits of rate.
 pub struct Engine {
     responder: Arc<Responder>,
-    tally: Tally,
-    scratch: Scratch,
+    worker: Worker,
     /// For connections.
-    worker: Mutex<Worker>,
+    desk: Mutex<Desk>,
 }
 
 /// Which of the two ways answers.
@@ -70,27 +69,31 @@ impl Engine {
         );
         Some(Self {
             responder: responder.into(),
-            tally: metrics.worker(),
-            scratch: Scratch::default(),
-            worker: Mutex::new(Worker::new(metrics.worker())),
+            worker: Worker::new(metrics.worker()),
+            desk: Mutex::new(Desk::new(metrics.worker())),
         })
     }
 
     /// The answer to a message, if any.
     pub fn answer(&mut self, message: &[u8], transport: Transport, way: Way) -> Option<Vec<u8>> {
         let world = self.responder.published.load();
-        self.tally.follow(&world);
+        self.worker.follow(&world);
         let asked = Asked {
             source: SOURCE,
             transport,
             now: now(),
         };
         let mut out = vec![0; usize::from(u16::MAX)];
-        let (responder, tally, scratch) = (&*self.responder, &self.tally, &mut self.scratch);
+        let query = Query {
+            world: &world,
+            message,
+            asked: &asked,
+        };
+        let (responder, worker) = (&*self.responder, &mut self.worker);
         let length = match way {
-            Way::Own => responder.respond(&world, tally, scratch, message, &asked, &mut out),
-            Way::Quick => responder.quick(&world, tally, scratch, message, &asked, &mut out)?,
-            Way::General => responder.general(&world, tally, scratch, message, &asked, &mut out),
+            Way::Own => responder.respond(&query, worker, &mut out),
+            Way::Quick => responder.quick(&query, worker, &mut out)?,
+            Way::General => responder.general(&query, worker, &mut out),
         };
         out.truncate(length);
         (length > 0).then_some(out)
@@ -114,7 +117,7 @@ impl Engine {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()?
-            .block_on(converse(&mut pieces, SOURCE, &streams, &self.worker))?;
+            .block_on(converse(&mut pieces, SOURCE, &streams, &self.desk))?;
         Ok(pieces.sent)
     }
 }

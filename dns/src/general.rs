@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use common::{
     Answer, Registry,
-    answers::{Head, LARGE_OCTETS, is_large},
+    answers::{Head, extra, is_large},
     lookup,
     wire::{Writer, wire},
 };
@@ -17,7 +17,10 @@ use hickory_proto::{
 };
 use hickory_server::{net::xfer::Protocol, server::Request, zone_handler::MessageResponseBuilder};
 
-use crate::edns::{ExtendedError, Opt, after_name};
+use crate::{
+    edns::{ExtendedError, Opt},
+    wire::after_name,
+};
 
 const HEADER_OCTETS: usize = 12;
 const OPCODE: u8 = 0x78;
@@ -105,7 +108,7 @@ pub(crate) fn respond(
     let mut metadata = Metadata::response_from_request(&request.metadata);
     metadata.response_code = answer.code;
     metadata.authoritative = answer.authoritative;
-    let Some(octets) = encode(&request, metadata, &answer) else {
+    let Some((octets, [answers_end, extra_at])) = encode(&request, metadata, &answer) else {
         tracing::warn!(?kind, "a DNS answer could not be encoded");
         return Response {
             kind: Some(kind),
@@ -122,8 +125,8 @@ pub(crate) fn respond(
             authoritative: octets.get(2).map_or(0, |flags| flags & 0x04),
             code: answer.code.low(),
             counts: [count(6), count(8), count(10)],
-            large: octets.len() > LARGE_OCTETS
-                && is_large(question.original().name(), kind, &answer),
+            extra: extra(octets.len() - extra_at, &answer),
+            large: is_large(answers_end, &answer),
         },
         code_high: answer.code.high(),
         octets,
@@ -135,8 +138,9 @@ pub(crate) fn respond(
 }
 
 /// The header is hickory-server's; the records are written by ours, whose compression is that of the
-/// ready answers: both ways find the same answer too large.
-fn encode(request: &Request, metadata: Metadata, answer: &Answer) -> Option<Vec<u8>> {
+/// ready answers: both ways find the same answer too large. Also tells where the first two
+/// sections end.
+fn encode(request: &Request, metadata: Metadata, answer: &Answer) -> Option<(Vec<u8>, [usize; 2])> {
     let [question] = request.queries.queries() else {
         return None;
     };
@@ -148,17 +152,19 @@ fn encode(request: &Request, metadata: Metadata, answer: &Answer) -> Option<Vec<
     let mut writer = Writer::new(usize::from(u16::MAX));
     writer.question(question.original().name(), question.query_type().into());
     let sections = [&answer.answers, &answer.authorities, &answer.additionals];
+    let mut ends = Vec::with_capacity(3);
     for (at, records) in [6, 8, 10].into_iter().zip(sections) {
         if !records.iter().all(|record| writer.record(record)) {
             return None;
         }
         let count = u16::try_from(records.len()).ok()?;
         header[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        ends.push(writer.octets().len());
     }
     let mut octets = writer.into_octets();
     // The class is as it was asked.
     octets.get_mut(..header.len())?.copy_from_slice(&header);
-    Some(octets)
+    Some((octets, *ends.first_chunk()?))
 }
 
 fn refusal(code: ResponseCode) -> Answer {

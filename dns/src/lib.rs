@@ -28,7 +28,7 @@ mod wire;
 use std::{
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
-    sync::{Arc, Mutex},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -175,10 +175,7 @@ pub fn start(
         streams: threads,
         ended,
         _telling: telling,
-        answerer: Answerer {
-            responder,
-            tally: Arc::new(Mutex::new(metrics.worker())),
-        },
+        answerer: Answerer::new(responder, (0..worker_count()).map(|_| metrics.worker())),
     })
 }
 

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    engine::{Asked, Responder, Scratch, Transport, now},
+    engine::{Asked, Desk, Responder, Transport, now},
     metrics::Tally,
     transfer::{self, Received},
     udp::REST,
@@ -71,7 +71,7 @@ pub(crate) async fn serve(
     tally: Tally,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let worker = Arc::new(Mutex::new(Worker::new(tally)));
+    let desk = Arc::new(Mutex::new(Desk::new(tally)));
     // They end with it.
     let mut accepting = JoinSet::new();
     for door in doors {
@@ -81,8 +81,8 @@ pub(crate) async fn serve(
         };
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let (streams, worker) = (Arc::clone(&streams), Arc::clone(&worker));
-        accepting.spawn(accept(listener, acceptor, transport, streams, worker));
+        let (streams, desk) = (Arc::clone(&streams), Arc::clone(&desk));
+        accepting.spawn(accept(listener, acceptor, transport, streams, desk));
     }
     // The sender's end is a stop too.
     stop.wait_for(|stop| *stop)
@@ -93,30 +93,14 @@ pub(crate) async fn serve(
 }
 
 /// What a worker's connections share. They run on one thread, so that nobody ever waits for the lock.
-pub(crate) struct Worker {
-    tally: Tally,
-    scratch: Scratch,
-    answer: Box<[u8]>,
-}
-
-impl Worker {
-    pub(crate) fn new(tally: Tally) -> Self {
-        Self {
-            tally,
-            scratch: Scratch::default(),
-            answer: vec![0; LENGTH_OCTETS + usize::from(u16::MAX)].into(),
-        }
-    }
-}
-
-type Shared = Arc<Mutex<Worker>>;
+type Shared = Arc<Mutex<Desk>>;
 
 async fn accept(
     listener: tokio::net::TcpListener,
     acceptor: Option<TlsAcceptor>,
     transport: Transport,
     streams: Arc<Streams>,
-    worker: Shared,
+    desk: Shared,
 ) {
     let mut connections = JoinSet::new();
     loop {
@@ -125,10 +109,10 @@ async fn accept(
                 Ok((stream, source)) => {
                     // Over the limit the connection is closed, not queued.
                     let Some(pass) = streams.gate.enter(source.ip()) else { continue };
-                    let (streams, worker) = (Arc::clone(&streams), Arc::clone(&worker));
+                    let (streams, desk) = (Arc::clone(&streams), Arc::clone(&desk));
                     let acceptor = acceptor.clone();
                     connections.spawn(async move {
-                        let talk = Talk { source, transport, streams: &streams, worker: &worker };
+                        let talk = Talk { source, transport, streams: &streams, desk: &desk };
                         let ended = talk.open(stream, acceptor).await;
                         if let Err(error) = ended {
                             tracing::debug!(%error, %source, "DNS connection ended");
@@ -151,7 +135,7 @@ struct Talk<'s> {
     source: SocketAddr,
     transport: Transport,
     streams: &'s Streams,
-    worker: &'s Mutex<Worker>,
+    desk: &'s Mutex<Desk>,
 }
 
 /// One plain connection, from its first octet to its end.
@@ -159,13 +143,13 @@ pub(crate) async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     source: SocketAddr,
     streams: &Streams,
-    worker: &Mutex<Worker>,
+    desk: &Mutex<Desk>,
 ) -> io::Result<()> {
     let talk = Talk {
         source,
         transport: Transport::Tcp,
         streams,
-        worker,
+        desk,
     };
     talk.converse(stream).await
 }
@@ -274,34 +258,17 @@ impl Talk<'_> {
 
     /// Adds the answer to a message; `false` where the connection should end instead.
     fn answer(&self, message: &[u8], answers: &mut Vec<u8>) -> bool {
-        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        let Worker {
-            tally,
-            scratch,
-            answer,
-        } = &mut *worker;
-        let responder = &self.streams.responder;
-        let world = responder.published.load();
-        tally.follow(&world);
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = Asked {
             source: self.source,
             transport: self.transport,
             now: now(),
         };
-        let length = responder.respond(
-            &world,
-            tally,
-            scratch,
-            message,
-            &asked,
-            &mut answer[LENGTH_OCTETS..],
-        );
-        let framed = match u16::try_from(length) {
-            Ok(framed) if framed > 0 => framed,
-            _ => return false,
-        };
-        answer[..LENGTH_OCTETS].copy_from_slice(&framed.to_be_bytes());
-        answers.extend_from_slice(&answer[..LENGTH_OCTETS + length]);
+        let answer = desk.answer(&self.streams.responder, message, &asked);
+        if answer.is_empty() {
+            return false;
+        }
+        add(answer, answers);
         true
     }
 }

@@ -542,6 +542,9 @@ pub(crate) fn signed(
         let authoritative = answer[2] & AA;
         answer = wire::bare_answer(question, code);
         answer[2] |= authoritative | TC;
+        if wire::opt(question).is_some() {
+            append_opt(&mut answer);
+        }
     }
     session.sign(&mut answer, now());
     answer

@@ -325,6 +325,10 @@ fn refuse(
         &mac,
         &end,
     );
+    // Names that were pointers when they came would make us an amplifier for somebody without a key.
+    if mac.is_empty() && answer.len() > message.len() {
+        return wire::bare_answer(message, NOTAUTH);
+    }
     answer
 }
 
@@ -455,6 +459,24 @@ mod tests {
             signature.map(|s| s.error),
             asked.verify(&answer, time),
         )
+    }
+
+    #[test]
+    fn a_refusal_is_no_longer_than_what_it_refuses() {
+        let mut message = vec![0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+        for length in [63_u8, 63, 63, 61] {
+            message.push(length);
+            message.extend(std::iter::repeat_n(b'a', length.into()));
+        }
+        message.extend([0, 0, 6, 0, 1]);
+        // A signature without a MAC, whose names point at the longest there can be.
+        message.extend([0xc0, 12, 0, 250, 0, 255, 0, 0, 0, 0, 0, 18, 0xc0, 12]);
+        message.extend([0; 16]);
+        let Opened::Refused(answer) = open(&message, &keys(), NOW) else {
+            panic!("not refused");
+        };
+        assert_eq!(answer[3], NOTAUTH);
+        assert!(answer.len() <= message.len(), "{}", answer.len());
     }
 
     #[test]

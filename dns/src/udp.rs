@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     batch::{Batch, DATAGRAMS},
-    engine::{Asked, Responder, Scratch, Transport, answerable, now},
+    engine::{Asked, Query, Responder, Transport, Worker, answerable, now},
     metrics::Tally,
 };
 
@@ -32,11 +32,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) fn serve(
     socket: &UdpSocket,
     responder: &Responder,
-    tally: &mut Tally,
+    worker: &mut Worker,
     stop: &AtomicBool,
 ) {
     while !stop.load(Relaxed) {
-        let worked = catch_unwind(AssertUnwindSafe(|| work(socket, responder, tally, stop)));
+        let worked = catch_unwind(AssertUnwindSafe(|| work(socket, responder, worker, stop)));
         match worked {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -51,11 +51,10 @@ pub(crate) fn serve(
 fn work(
     socket: &UdpSocket,
     responder: &Responder,
-    tally: &mut Tally,
+    worker: &mut Worker,
     stop: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut batch = Batch::new(socket)?;
-    let mut scratch = Scratch::default();
     while !stop.load(Relaxed) {
         let count = match batch.receive(socket) {
             Ok(count) => count,
@@ -63,7 +62,7 @@ fn work(
             Err(error) => return Err(error),
         };
         let world = responder.published.load();
-        tally.follow(&world);
+        worker.follow(&world);
         let now = now();
         batch.answer(socket, count, |question, source, out| {
             if !answerable(source) {
@@ -74,7 +73,12 @@ fn work(
                 transport: Transport::Udp,
                 now,
             };
-            responder.respond(&world, tally, &mut scratch, question, &asked, out)
+            let query = Query {
+                world: &world,
+                message: question,
+                asked: &asked,
+            };
+            responder.respond(&query, worker, out)
         });
         drop(world);
         if (2..BUSY).contains(&count) {
@@ -98,13 +102,13 @@ impl Workers {
         &mut self,
         socket: UdpSocket,
         responder: Arc<Responder>,
-        mut tally: Tally,
+        tally: Tally,
     ) -> std::io::Result<()> {
         let socket = Arc::new(socket);
         let (own, stop) = (Arc::clone(&socket), Arc::clone(&self.stop));
         let thread = std::thread::Builder::new()
             .name("dns-udp".to_owned())
-            .spawn(move || serve(&own, &responder, &mut tally, &stop))?;
+            .spawn(move || serve(&own, &responder, &mut Worker::new(tally), &stop))?;
         self.sockets.push(socket);
         self.threads.push(thread);
         Ok(())

@@ -166,6 +166,13 @@ pub(crate) fn record_of(message: &[u8], section: usize, kind: u16) -> Option<Rec
     found
 }
 
+/// Where what follows a name begins.
+pub(crate) fn after_name(message: &[u8], at: usize) -> Option<usize> {
+    let mut cursor = Cursor::new(message, at);
+    cursor.skip_name()?;
+    Some(cursor.at)
+}
+
 /// The type the first question asks for.
 pub(crate) fn question_kind(message: &[u8]) -> Option<u16> {
     let mut cursor = Cursor::new(message, HEADER);
