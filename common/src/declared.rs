@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -17,14 +16,12 @@ use crate::{
     registry::{self, Registry},
     serial::Serials,
     served::Served,
+    stamp::Stamp,
     zone::{self, Zone},
 };
 
 /// Largest zone file read: 100,000 sites take about 3 MiB.
 const FILE_BYTES: u64 = 64 << 20;
-
-/// Tells one content of a file from another without reading it.
-type Stamp = (i64, i64, i64, i64, u64, u64);
 
 /// One zone file.
 #[derive(Debug, Default)]
@@ -392,14 +389,7 @@ fn zone_files(folder: &Path) -> Result<Vec<(PathBuf, Result<Stamp, Problem>)>, P
             Ok(meta) if meta.len() > FILE_BYTES => {
                 Err(format!("the file is larger than {} MiB", FILE_BYTES >> 20))
             }
-            Ok(meta) if meta.is_file() => Ok((
-                meta.mtime(),
-                meta.mtime_nsec(),
-                meta.ctime(),
-                meta.ctime_nsec(),
-                meta.len(),
-                meta.ino(),
-            )),
+            Ok(meta) if meta.is_file() => Ok(Stamp::from(&meta)),
             Ok(_) => continue,
             // A file that goes between the listing and here is a file that is not there; a link whose
             // target is gone is a problem.

@@ -41,6 +41,7 @@ pub mod serial;
 pub mod served;
 pub mod signed;
 pub mod site;
+mod stamp;
 mod table;
 pub mod watch;
 pub mod wire;

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     durable::{self, Access},
     paths,
+    stamp::Stamp,
 };
 
 /// The form of the file.
@@ -134,9 +135,6 @@ struct Entry {
     /// PKCS#8 in hexadecimal digits.
     secret: String,
 }
-
-/// Tells one content of a file from another without reading it.
-type Stamp = (i64, i64, i64, i64, u64, u64);
 
 /// What was read or written last of one zone.
 #[derive(Debug)]
@@ -396,15 +394,7 @@ fn canonical(origin: &Name) -> Name {
 }
 
 fn stamp(path: &Path) -> io::Result<Stamp> {
-    let of = fs::metadata(path)?;
-    Ok((
-        of.mtime(),
-        of.mtime_nsec(),
-        of.ctime(),
-        of.ctime_nsec(),
-        of.size(),
-        of.ino(),
-    ))
+    fs::metadata(path).map(|of| Stamp::from(&of))
 }
 
 fn hex(bytes: &[u8]) -> String {
