@@ -801,8 +801,9 @@ fn transfers_are_for_those_who_are_named() {
 fn steps(transfer: &str) -> Vec<u32> {
     transfer
         .lines()
-        .filter(|line| !line.starts_with(';') && line.contains("\tSOA\t"))
-        .map(|line| line.split_whitespace().nth(6).unwrap().parse().unwrap())
+        .map(|line| line.split_whitespace().collect())
+        .filter(|fields: &Vec<&str>| fields.get(3) == Some(&"SOA"))
+        .map(|fields| fields[6].parse().unwrap())
         .collect()
 }
 
@@ -903,6 +904,51 @@ fn changes_are_served_from_a_journal_that_survives_what_can_happen_to_it() {
     let newest = serial(port, "w.example").unwrap();
     assert_eq!(steps(&changes(after, &[])), [newest, newest]);
     drop(nuage);
+}
+
+#[test]
+fn the_journal_of_a_signed_zone_survives_a_restart_too() {
+    let open =
+        "[[secondaries]]\naddress = \"127.0.0.1\"\nnotify = false\n[reverse]\ndnssec = true\n";
+    let (folder, port) = folder(&format!("{SIGNED}[sites.site-0]\n"), open);
+    let mut nuage = folder.serve();
+    let serials = || ZONES.map(|zone| serial(port, zone).unwrap());
+    let first = serials();
+    let edit = |nuage: &Nuage, number: u32| {
+        nuage
+            .folder
+            .zone(&format!("{SIGNED}[sites.site-{number}]\n"));
+        let name = format!("site-{number}.w.example");
+        until("the edit is served", || {
+            dig(port, &["+short", &name, "A"]) == "192.0.2.10\n"
+        });
+    };
+    let changes = |zone: &str, from: u32| {
+        let question = format!("IXFR={from}");
+        dig(port, &["+nocomments", "+onesoa", zone, &question])
+    };
+    for number in 1..4 {
+        edit(&nuage, number);
+        let (last, all) = (serials(), ZONES.map(|zone| whole(port, zone, &[])));
+        if number == 2 {
+            nuage.kill();
+        } else {
+            nuage.signal("TERM");
+            assert_eq!(nuage.ended(), 0);
+        }
+        nuage = nuage.into_folder().serve();
+        assert_eq!(serials(), last);
+        for ((zone, all), (first, last)) in
+            ZONES.into_iter().zip(all).zip(first.into_iter().zip(last))
+        {
+            assert_eq!(whole(port, zone, &[]), all, "{zone}");
+            let steps = steps(&changes(zone, first));
+            assert_eq!(steps.len(), 2 + 2 * number as usize, "{zone}: {steps:?}");
+            assert_eq!((steps[0], steps[1]), (last, first), "{zone}");
+        }
+    }
+    let log = nuage.log();
+    assert!(log.contains("signatures=0"), "{log}");
 }
 
 #[test]

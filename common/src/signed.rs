@@ -110,6 +110,12 @@ impl Signed {
         self.refresh <= now || now + SET_BACK_SECONDS < self.since
     }
 
+    /// How many signatures there are, with places for some that labels don't need.
+    pub(crate) fn count(&self) -> usize {
+        let links = self.links.iter().map(|link| link.signatures.len());
+        links.sum::<usize>() + self.labels.len() + 1
+    }
+
     /// The signatures of a set, as records under its owner: one, but for the keys' own sets.
     pub fn signatures(
         &self,

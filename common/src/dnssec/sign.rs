@@ -58,14 +58,20 @@ pub struct Sealed {
     pub signed: Signed,
     /// How many of them were made now.
     pub made: usize,
-    /// Every signature with what it signs, for the next start; empty after an edit.
-    pub(crate) to_keep: Vec<(SetDigest, Signature)>,
-    /// Whether they are to be written: all are there, and some are new.
-    pub(crate) keeps: bool,
+    /// Signatures with what they sign, for the next start: those made now, or all of them.
+    pub(super) to_keep: Vec<(SetDigest, Signature)>,
+}
+
+/// The signature of a SOA record.
+pub(super) struct SealedSoa {
+    pub(super) set: SetDigest,
+    pub(super) signature: Signature,
+    /// Whether it was made now.
+    pub(super) is_new: bool,
 }
 
 /// Signs a zone. Signatures are taken from `previous`, its last form, or without one from `kept`, those
-/// from before a restart.
+/// from before a restart. With `whole`, [`Sealed::to_keep`] gets those taken over too.
 ///
 /// # Errors
 /// A key can't sign.
@@ -74,6 +80,7 @@ pub fn sign(
     keys: &ZoneKeys,
     previous: Option<(&Authority, &Signed)>,
     kept: Option<&Kept>,
+    whole: bool,
     now: SystemTime,
 ) -> Result<Sealed, KeyFailure> {
     let mut authority = content.clone();
@@ -90,8 +97,7 @@ pub fn sign(
     if due {
         pen.least_seconds += AHEAD_SECONDS;
     }
-    let keeps = due || previous.is_none();
-    pen.keeps = keeps;
+    pen.keeps_all = whole;
     let mut signed = Signed {
         links: links(&authority),
         labels: Box::default(),
@@ -129,7 +135,7 @@ pub fn sign(
     signed.version = match previous {
         Some((_, before)) if made == 0 => before.version,
         None if made == 0 && kept.is_some() => kept.map_or(0, |kept| kept.version),
-        _ => u64::try_from(since.as_nanos() & u128::from(u64::MAX)).unwrap_or(0),
+        _ => new_version(now),
     };
     let signatures = pen
         .signatures
@@ -137,14 +143,19 @@ pub fn sign(
         .unwrap_or_else(PoisonError::into_inner);
     Ok(Sealed {
         to_keep: signatures,
-        keeps: keeps && made > 0,
         authority,
         signed,
         made,
     })
 }
 
-/// Signs the SOA record, or takes its signature from `kept`; with what it signs.
+/// A [`Signed::version`] that was not there before.
+pub(super) fn new_version(now: SystemTime) -> u64 {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos() & u128::from(u64::MAX)).unwrap_or(0)
+}
+
+/// Signs the SOA record, or takes its signature from `kept`.
 ///
 /// # Errors
 /// The key can't sign.
@@ -154,7 +165,7 @@ pub(super) fn sign_soa(
     keys: &ZoneKeys,
     kept: Option<&Kept>,
     now: SystemTime,
-) -> Result<(SetDigest, Signature), KeyFailure> {
+) -> Result<SealedSoa, KeyFailure> {
     let pen = Pen::new(authority, keys, kept, now);
     let soa = authority.soa(serial, authority.ttl);
     let set = Set {
@@ -165,7 +176,12 @@ pub(super) fn sign_soa(
         data: vec![canonical(&soa.data)],
     };
     let key = keys.zone_key();
-    Ok((set.digest(key), pen.seal(&set, key)?))
+    let signature = pen.seal(&set, key)?;
+    Ok(SealedSoa {
+        set: set.digest(key),
+        signature,
+        is_new: pen.made.load(Relaxed) > 0,
+    })
 }
 
 /// The names of the chain that are no labels, in canonical order, without signatures.
@@ -252,8 +268,8 @@ struct Pen<'a> {
     least_seconds: u32,
     chance: RandomState,
     made: AtomicUsize,
-    /// Whether every signature is written down for the next start.
-    keeps: bool,
+    /// Whether also signatures taken over are written down for the next start.
+    keeps_all: bool,
     signatures: Mutex<Vec<(SetDigest, Signature)>>,
 }
 
@@ -273,7 +289,7 @@ impl<'a> Pen<'a> {
             least_seconds: REFRESH_SECONDS,
             chance: RandomState::new(),
             made: AtomicUsize::new(0),
-            keeps: false,
+            keeps_all: false,
             signatures: Mutex::default(),
         }
     }
@@ -292,25 +308,30 @@ impl<'a> Pen<'a> {
                 self.sign(set, key)?
             }
         };
-        self.keep(digest, &signature);
+        if self.keeps_all || kept.is_none() {
+            self.keep(digest, &signature);
+        }
         Ok(signature)
     }
 
     fn keep(&self, digest: SetDigest, signature: &Signature) {
-        if self.keeps {
-            let mut signatures = self
-                .signatures
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            signatures.push((digest, signature.clone()));
-        }
+        let mut signatures = self
+            .signatures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        signatures.push((digest, signature.clone()));
     }
 
     /// The signature of a set (RFC 4034 §3.1.8.1).
     fn sign(&self, set: &Set<'_>, key: &Key) -> Result<Signature, KeyFailure> {
         let inception = self.now.wrapping_sub(BEFORE_SECONDS);
-        let chance = self.chance.hash_one((set.owner, u16::from(set.kind)));
-        let jitter = u32::try_from(chance % u64::from(JITTER_SECONDS)).unwrap_or(0);
+        let jitter = if set.kind == RecordType::SOA {
+            // Signed with every change, and after all others: so it is never due before them.
+            JITTER_SECONDS
+        } else {
+            let chance = self.chance.hash_one((set.owner, u16::from(set.kind)));
+            u32::try_from(chance % u64::from(JITTER_SECONDS)).unwrap_or(0)
+        };
         let expiration = self.now.wrapping_add(LIFE_SECONDS + jitter);
         let kind = u16::from(set.kind).to_be_bytes();
         let mut message = Vec::with_capacity(256);
@@ -404,7 +425,9 @@ impl<'a> Pen<'a> {
                 });
                 let signature = match kept {
                     Some(signature) => {
-                        self.keep(set.digest(key), &signature);
+                        if self.keeps_all {
+                            self.keep(set.digest(key), &signature);
+                        }
                         signature
                     }
                     None => self.seal(&set, key)?,
@@ -538,7 +561,7 @@ impl<'a> Pen<'a> {
                 .and_then(|(_, _, _, signatures)| signatures.get((*slot)?))
                 .filter(usable);
             *into = match kept {
-                Some(signature) if !self.keeps => signature.clone(),
+                Some(signature) if !self.keeps_all => signature.clone(),
                 kept => sign(*kind, authority.ttl, octets.clone(), kept)?,
             };
         }
@@ -557,7 +580,7 @@ impl<'a> Pen<'a> {
             .filter(usable);
         if let Some(into) = into.last_mut() {
             *into = match kept {
-                Some(signature) if !self.keeps => signature.clone(),
+                Some(signature) if !self.keeps_all => signature.clone(),
                 kept => {
                     let octets = nsec(authority, signed, place);
                     sign(RecordType::NSEC, nsec_ttl(authority), octets, kept)?
@@ -662,7 +685,7 @@ mod tests {
     fn an_edit_makes_the_signatures_of_what_it_changed() {
         let old = content(&labels(200));
         let keys = keys(&old, start());
-        let first = sign(&old, &keys, None, None, start()).unwrap();
+        let first = sign(&old, &keys, None, None, true, start()).unwrap();
         // Each label's A, AAAA and NSEC; the apex's NS, DNSKEY and NSEC.
         assert_eq!(first.made, 200 * 3 + 3);
         let again = |content: &Authority, before: &Sealed, now| {
@@ -671,6 +694,7 @@ mod tests {
                 &keys,
                 Some((&before.authority, &before.signed)),
                 None,
+                false,
                 now,
             )
             .unwrap()
@@ -683,7 +707,7 @@ mod tests {
         more.push("site-100-b".to_owned());
         let added = again(&content(&more), &first, start() + days(1));
         // Its own three, and the NSEC record that now leads to it.
-        assert_eq!(added.made, 4);
+        assert_eq!((added.made, added.to_keep.len()), (4, 4));
         assert_ne!(added.signed.version, first.signed.version);
         let removed = again(&old, &added, start() + days(1));
         assert_eq!(removed.made, 1, "the NSEC record that led to it");
@@ -693,6 +717,7 @@ mod tests {
             &other_keys,
             Some((&first.authority, &first.signed)),
             None,
+            false,
             start(),
         )
         .unwrap();
@@ -703,18 +728,15 @@ mod tests {
     fn a_restart_takes_the_signatures_there_were() {
         let old = content(&labels(50));
         let keys = keys(&old, start());
-        let first = sign(&old, &keys, None, None, start()).unwrap();
+        let first = sign(&old, &keys, None, None, true, start()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("signatures");
         Kept::write(&file, first.signed.version, &first.to_keep).unwrap();
         let kept = Kept::read(&file).unwrap();
         let after =
-            |content: &Authority, now| sign(content, &keys, None, Some(&kept), now).unwrap();
+            |content: &Authority, now| sign(content, &keys, None, Some(&kept), true, now).unwrap();
         let same = after(&old, start() + days(1));
-        assert_eq!(
-            (same.made, same.signed.version, same.keeps),
-            (0, first.signed.version, false)
-        );
+        assert_eq!((same.made, same.signed.version), (0, first.signed.version));
         assert_eq!(same.signed.labels, first.signed.labels);
         let more = after(&content(&labels(51)), start() + days(1));
         assert_eq!((more.made, more.to_keep.len()), (4, 51 * 3 + 3));
@@ -722,10 +744,33 @@ mod tests {
     }
 
     #[test]
+    fn the_soa_record_is_never_due_before_others() {
+        let content = content(&labels(50));
+        let keys = keys(&content, start());
+        let sealed = sign(&content, &keys, None, None, false, start()).unwrap();
+        let labels = sealed.signed.labels.iter();
+        let last = labels.map(|signature| signature.expiration).max();
+        let sign = |kept: Option<&Kept>, now| sign_soa(&sealed.authority, 7, &keys, kept, now);
+        for _ in 0..20 {
+            let soa = sign(None, start()).unwrap();
+            assert!(soa.is_new && Some(soa.signature.expiration) >= last);
+            // As long as any other is good after a restart, so is this one.
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("signatures");
+            Kept::write(&file, 1, &[(soa.set, soa.signature.clone())]).unwrap();
+            let kept = Kept::read(&file).unwrap();
+            let later = last.unwrap() - REFRESH_SECONDS - 1;
+            let later = UNIX_EPOCH + Duration::from_secs(later.into());
+            let again = sign(Some(&kept), later).unwrap();
+            assert_eq!((again.is_new, again.signature), (false, soa.signature));
+        }
+    }
+
+    #[test]
     fn signatures_are_made_anew_in_time_and_not_all_at_once() {
         let content = content(&labels(300));
         let keys = keys(&content, start());
-        let mut sealed = sign(&content, &keys, None, None, start()).unwrap();
+        let mut sealed = sign(&content, &keys, None, None, false, start()).unwrap();
         let mut by_day = Vec::new();
         for day in 0..60 {
             let now = start() + days(day);
@@ -734,6 +779,7 @@ mod tests {
                 &keys,
                 Some((&sealed.authority, &sealed.signed)),
                 None,
+                false,
                 now,
             )
             .unwrap();
@@ -760,6 +806,7 @@ mod tests {
             &keys,
             Some((&sealed.authority, &sealed.signed)),
             None,
+            false,
             start(),
         )
         .unwrap();

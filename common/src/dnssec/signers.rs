@@ -6,8 +6,8 @@ use hickory_proto::rr::Name;
 use ring::digest::{Context, SHA256};
 
 use super::{
-    Dnssec, Kept, KeyError, KeyFailure, Moment, Policy, Store, ZoneKeys,
-    sign::{sign, sign_soa},
+    Dnssec, Kept, KeyError, KeyFailure, Moment, Policy, Sealed, Store, ZoneKeys,
+    sign::{new_version, sign, sign_soa},
 };
 use crate::{authority::Authority, serial::Serials, served::Served};
 
@@ -167,35 +167,49 @@ fn form(
     }
     let previous = before.and_then(|before| Some((&*before.authority, before.signed.as_ref()?)));
     let kept = previous.is_none().then(|| Kept::read(last.file)).flatten();
-    let mut sealed = sign(content, &keys, previous, kept.as_ref(), now)?;
+    // What an edit makes is added to the file, unless all of it is written anew.
+    let since = previous
+        .map(|(_, signed)| signed)
+        .filter(|signed| !signed.is_due(now))
+        .filter(|signed| Kept::takes(last.file, signed.version, signed.count()))
+        .map(|signed| signed.version);
+    let whole = last.writes && since.is_none();
+    let mut sealed = sign(content, &keys, previous, kept.as_ref(), whole, now)?;
     tracing::info!(origin = %plain(content), signatures = sealed.made, "signed");
-    // Another signature is another content, with a serial of its own.
-    let mut context = Context::new(&SHA256);
-    context.update(digest);
-    context.update(&sealed.signed.version.to_be_bytes());
-    for key in keys.dnskeys() {
-        context.update(&key.flags().to_be_bytes());
-        context.update(&key.calculate_key_tag().unwrap_or(0).to_be_bytes());
-    }
-    let mut whole = [0; 32];
-    whole.copy_from_slice(context.finish().as_ref());
-    let serial = serials.assign(&plain(content), &whole, now);
+    let origin = plain(content);
+    let known = serials.last(&origin);
+    let mut serial = serials.assign(&origin, &whole_digest(digest, &sealed, &keys), now);
     let mut to_keep = std::mem::take(&mut sealed.to_keep);
+    let mut changed = sealed.made > 0 || kept.as_ref().is_some_and(|kept| kept.torn);
     // A serial has one signature, as secondaries compare what they have.
     let unchanged = before.filter(|before| before.serial == serial && sealed.made == 0);
     let soa = match unchanged.and_then(|before| before.signed.as_ref()) {
         Some(signed) => signed.soa.clone(),
         None => {
-            let (set, soa) = sign_soa(&sealed.authority, serial, &keys, kept.as_ref(), now)?;
-            to_keep.push((set, soa.clone()));
-            soa
+            let sign = |sealed: &Sealed, serial| {
+                sign_soa(&sealed.authority, serial, &keys, kept.as_ref(), now)
+            };
+            let mut soa = sign(&sealed, serial)?;
+            if soa.is_new && known == Some(serial) {
+                // The one this serial had is lost.
+                sealed.signed.version = new_version(now);
+                serial = serials.assign(&origin, &whole_digest(digest, &sealed, &keys), now);
+                soa = sign(&sealed, serial)?;
+            }
+            changed |= soa.is_new;
+            to_keep.push((soa.set, soa.signature.clone()));
+            soa.signature
         }
     };
-    if last.writes
-        && sealed.keeps
-        && let Err(error) = Kept::write(last.file, sealed.signed.version, &to_keep)
-    {
-        tracing::warn!(%error, file = %last.file.display(), "can't keep the signatures: the next start makes them anew");
+    if last.writes && changed {
+        let version = sealed.signed.version;
+        let kept = match since {
+            Some(since) => Kept::append(last.file, since, version, &to_keep),
+            None => Kept::write(last.file, version, &to_keep),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%error, file = %last.file.display(), "can't keep the signatures: the next start makes them anew");
+        }
     }
     Ok(Arc::new(Served::signed(
         Arc::clone(content),
@@ -205,6 +219,20 @@ fn form(
         soa,
         keys,
     )))
+}
+
+/// What tells one content of a signed zone from another: with another signature it has another serial.
+fn whole_digest(content: &[u8; 32], sealed: &Sealed, keys: &ZoneKeys) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    context.update(content);
+    context.update(&sealed.signed.version.to_be_bytes());
+    for key in keys.dnskeys() {
+        context.update(&key.flags().to_be_bytes());
+        context.update(&key.calculate_key_tag().unwrap_or(0).to_be_bytes());
+    }
+    let mut whole = [0; 32];
+    whole.copy_from_slice(context.finish().as_ref());
+    whole
 }
 
 fn plain(content: &Authority) -> String {
