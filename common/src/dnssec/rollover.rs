@@ -562,6 +562,50 @@ mod tests {
     }
 
     #[test]
+    fn nor_when_it_starts_in_1970_and_the_clock_is_then_set_right() {
+        let restart = |world: &mut World, hour: u64| {
+            if world.error != 0 {
+                world.error = 0;
+            } else if hour % 24 == 5 {
+                world.error = 1 - i64::try_from(hour).unwrap();
+                world.restart();
+            }
+        };
+        live(restart, false);
+    }
+
+    #[test]
+    fn what_a_right_clock_wrote_is_left_alone_when_a_wrong_one_is_set() {
+        let mut world = World::new(policy());
+        world.look(START);
+        // A shorter TTL, so that the longer one is remembered.
+        world.policy.ttl_sig = hours(1);
+        let before = world.look(START + 1);
+        assert!(before.ttls.older.is_some());
+        world.restart();
+        world.error = -i64::try_from(START).unwrap();
+        assert_eq!(world.look(START + 2).held, before.held);
+        world.error = 0;
+        let after = world.look(START + 3);
+        assert_eq!((&after.held, &after.ttls), (&before.held, &before.ttls));
+
+        // What the wrong clock told itself moves along.
+        world.restart();
+        world.error = -i64::try_from(START).unwrap();
+        world.look(START + 4);
+        let now = world.moment(START + 4).wall;
+        let rolled = world
+            .store
+            .roll(&origin(), Role::Zsk, &world.policy, now)
+            .unwrap();
+        assert_eq!(rolled.held[2].since, 4 * HOUR);
+        world.error = 0;
+        let after = world.look(START + 5);
+        assert_eq!(after.held[2].since, (START + 4) * HOUR);
+        assert_eq!(after.held[..2], before.held[..2]);
+    }
+
+    #[test]
     fn a_clock_that_went_back_while_nobody_looked_undoes_nothing() {
         let mut world = World::new(policy());
         let mut hour = START;

@@ -215,7 +215,7 @@ impl Store {
         };
         if set != 0 {
             tracing::warn!(%origin, seconds = set, "the clock was set: waits of DNSSEC rollovers go on from where they were");
-            keys.move_times(set, seconds(now.wall));
+            keys.move_times(set, policy, seconds(now.wall));
             changed = true;
         }
         changed |= rollover::advance(&mut keys, policy, now.wall, &mut Key::generate)

@@ -244,9 +244,15 @@ impl ZoneKeys {
     }
 
     /// Moves the times of deeds along with a clock that was set by so many seconds.
-    pub(super) fn move_times(&mut self, set: i64, now: u64) {
+    pub(super) fn move_times(&mut self, set: i64, policy: &Policy, now: u64) {
+        // What the clock would say had nobody set it.
+        let unset = now.saturating_add_signed(set.saturating_neg());
         let moved = |at: u64| {
-            if set >= 0 {
+            if set >= 0 && at > unset {
+                // A deed the clock had not come to: another one told its time, before a start with a
+                // wrong one.
+                at
+            } else if set >= 0 {
                 at.saturating_add(set.unsigned_abs()).min(LAST)
             } else if at > now {
                 // Another process may have set this time by the new clock already: what does not lie in
@@ -260,8 +266,14 @@ impl ZoneKeys {
             held.since = moved(held.since);
         }
         if let Some(older) = &mut self.ttls.older {
+            // It was written at least so long before.
+            let spread = (policy.propagation + policy.signing).as_secs();
+            let ahead = older.key.max(older.sig).saturating_add(spread);
+            let written = older.until.saturating_sub(ahead);
             // Later is safer.
-            older.until = older.until.max(moved(older.until));
+            older.until = older
+                .until
+                .max(moved(written).saturating_add(ahead).min(LAST));
         }
     }
 
