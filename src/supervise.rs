@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::{self, IsTerminal},
+    io::{self, ErrorKind, IsTerminal},
     net::SocketAddr,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -110,14 +110,19 @@ pub(crate) fn serve(config: &Path, role: Role) -> anyhow::Result<Done> {
         if let Some(user) = user {
             admit_edge(&settings, user)?;
         }
-    } else {
-        declared.save_serials().with_context(|| {
-            format!(
-                "can't write the edge's folder {}, [paths] edge in {} (by default below [paths] state)",
-                settings.edge.display(),
-                config.display()
-            )
-        })?;
+    } else if let Err(error) = declared.save_serials() {
+        // A wrong folder is told of before anything depends on it; a full disk ends nothing.
+        use ErrorKind::{NotFound, PermissionDenied};
+        if matches!(error.kind(), PermissionDenied | NotFound) {
+            return Err(error).with_context(|| {
+                format!(
+                    "can't write the edge's folder {}, [paths] edge in {} (by default below [paths] state)",
+                    settings.edge.display(),
+                    config.display()
+                )
+            });
+        }
+        tracing::error!(%error, "can't keep the zones' serials in the edge's folder; serving all the same");
     }
 
     let runtime = runtime::Builder::new_multi_thread()

@@ -5,6 +5,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::{Ipv4Addr, SocketAddr},
+    process::Command,
 };
 
 use common::{Declared, Problem, Severity};
@@ -577,6 +578,39 @@ fn a_restart_after_edits_keeps_signatures_and_serials() {
         assert_eq!(all(&open()), all(&again), "{lost}");
         declared = again;
     }
+}
+
+#[test]
+fn a_full_disk_keeps_no_edit_from_being_served() {
+    // Root alone may mount.
+    if run("unshare", &["-m", "true"]).code != 0 {
+        return;
+    }
+    let mut nuage = start("[sites.a]\n");
+    nuage.signal("TERM");
+    assert_eq!(nuage.ended(), 0);
+    let folder = nuage.into_folder();
+    folder.zone(&format!("[sites.a]\n[sites.b]\n{SIGNED}"));
+    let edge = folder.path().join("state/edge");
+    let mut command = Command::new("unshare");
+    command.args([
+        "-m",
+        "sh",
+        "-c",
+        "mkdir \"$0.full\" && mount -t tmpfs -o size=256k none \"$0.full\" && cp -a \"$0/.\" \"$0.full\" && \
+         mount --bind \"$0.full\" \"$0\" && ! cat /dev/zero 2>/dev/null >\"$0/filler\" && exec \"$@\"",
+    ]);
+    command.arg(edge).arg(env!("CARGO_BIN_EXE_nuage"));
+    let nuage = Nuage::of_role(folder, command, "all");
+    let answer = ask(nuage.dns[0], Over::Tcp, "b.w.example.", RecordType::A);
+    assert_eq!(answer.answers.len(), 1, "{answer}");
+    let log = nuage.log();
+    assert!(log.contains("can't keep the zones' serials"), "{log}");
+    nuage.folder.zone(&format!("[sites.c]\n{SIGNED}"));
+    until("another edit is served", || {
+        let answer = ask(nuage.dns[0], Over::Tcp, "c.w.example.", RecordType::A);
+        answer.answers.len() == 1
+    });
 }
 
 #[test]
