@@ -8,11 +8,14 @@ use std::{
     process::Command,
 };
 
-use common::{Declared, Problem, Severity};
+use common::{
+    Declared, Problem, Severity,
+    dnssec::{Held, Key, Role, State, Store, ZoneKeys},
+};
 use hickory_proto::{
-    dnssec::rdata::DNSSECRData,
+    dnssec::rdata::{DNSSECRData, DS},
     op::ResponseCode,
-    rr::{RData, Record, RecordType},
+    rr::{Name, RData, Record, RecordType},
 };
 
 use crate::{
@@ -516,26 +519,199 @@ fn who_does_not_ask_for_signatures_gets_none() {
     }
 }
 
+/// Lets so many hours pass for the keys of w.example, by moving the times in their file back.
+fn age(folder: &Folder, hours: u64) {
+    let name = "state/edge/dnssec/w.example.json";
+    let text = fs::read_to_string(folder.path().join(name)).unwrap();
+    let mut file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for key in file["keys"].as_array_mut().unwrap() {
+        let since = key["since"].as_u64().unwrap();
+        key["since"] = (since - hours * 3_600).into();
+    }
+    folder.write(name, &file.to_string());
+}
+
+/// What is served of w.example's keys by their tags: the DNSKEY set, who signs it, who signs a site,
+/// and whose DS the parent is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct KeysServed {
+    published: BTreeSet<u16>,
+    entries: BTreeSet<u16>,
+    zone_key: BTreeSet<u16>,
+    wanted: BTreeSet<u16>,
+}
+
+impl KeysServed {
+    fn of(nuage: &Nuage) -> Self {
+        let mut tags: [BTreeSet<u16>; 4] = Default::default();
+        for (name, kind) in [
+            ("w.example.", RecordType::DNSKEY),
+            ("a.w.example.", RecordType::A),
+            ("w.example.", RecordType::CDS),
+        ] {
+            let mut asked = question(name, kind);
+            asked.edns.as_mut().unwrap().set_dnssec_ok(true);
+            for record in send(nuage.dns[0], Over::Tcp, &asked).answers {
+                let RData::DNSSEC(data) = &record.data else {
+                    continue;
+                };
+                let (place, tag) = match data {
+                    DNSSECRData::DNSKEY(key) => (0, key.calculate_key_tag().unwrap()),
+                    DNSSECRData::RRSIG(by) if kind == RecordType::DNSKEY => (1, by.input().key_tag),
+                    DNSSECRData::RRSIG(by) if kind == RecordType::A => (2, by.input().key_tag),
+                    DNSSECRData::CDS(ds) => (3, ds.key_tag()),
+                    _ => continue,
+                };
+                tags[place].insert(tag);
+            }
+        }
+        let [published, entries, zone_key, wanted] = tags;
+        Self {
+            published,
+            entries,
+            zone_key,
+            wanted,
+        }
+    }
+
+    fn due(keys: &ZoneKeys) -> Self {
+        Self {
+            published: keys.held().iter().map(|held| held.key().tag()).collect(),
+            entries: keys.signing_keys().map(Key::tag).collect(),
+            zone_key: [keys.zone_key().tag()].into(),
+            wanted: match keys.cds()[..] {
+                [] => BTreeSet::new(),
+                _ => keys.ds().iter().map(DS::key_tag).collect(),
+            },
+        }
+    }
+}
+
+/// What is done, and where it leads: KSKs, ZSKs.
+type Deed<'d> = (&'d str, &'d dyn Fn(), &'d [State], &'d [State]);
+
 #[test]
-fn a_key_rolls_while_validators_look_on() {
+fn keys_roll_while_validators_look_on() {
+    use State::{Active, Published, Retired, Submitted};
+    let folder = Folder::of_dns(
+        "rate_limit = 0",
+        "[[secondaries]]\naddress = \"127.0.0.1\"\nnotify = false\n",
+    );
+    folder.zone(&format!("[sites.a]\n{SIGNED}"));
     // What is served after a restart is signed with the same keys.
-    let nuage = start("[sites.a]\n");
-    let key = entry_key(&nuage.folder, "w.example");
-    let folder = nuage.into_folder();
     let nuage = folder.serve();
-    assert_eq!(entry_key(&nuage.folder, "w.example"), key);
-    let rolled = nuage.folder.run(&["zone", "roll", "w.example", "zsk"]);
-    assert_eq!(rolled.code, 0, "{rolled:?}");
-    until("the new key is published", || {
-        let keys = ask(nuage.dns[0], Over::Tcp, "w.example.", RecordType::DNSKEY);
-        keys.answers.len() == 3
-    });
-    let file = nuage
-        .folder
-        .write("exported", &export(&nuage.folder, "w.example"));
-    let file = file.to_str().unwrap();
-    assert_eq!(run("dnssec-verify", &["-o", "w.example", file]).code, 0);
-    assert_eq!(run("ldns-verify-zone", &[file]).code, 0);
+    let first = entry_key(&nuage.folder, "w.example");
+    let nuage = nuage.into_folder().serve();
+    assert_eq!(entry_key(&nuage.folder, "w.example"), first);
+
+    let store = Store::open(&nuage.folder.path().join("state/edge"));
+    let origin = Name::from_ascii("w.example.").unwrap();
+    let port = nuage.dns[0].port().to_string();
+    let mut before = KeysServed::of(&nuage);
+    // The keys resolvers may hold the DS of.
+    let mut trusted: Vec<Key> = Vec::new();
+    let command = |arguments: &[&str]| {
+        let ran = nuage.folder.run(arguments);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    };
+    let wait = |hours| age(&nuage.folder, hours);
+    let confirm = || command(&["zone", "ds", "w.example", "--published"]);
+    let day = || wait(30);
+    let steps: &[Deed<'_>] = &[
+        ("the first DS is asked for", &day, &[Submitted], &[Active]),
+        ("and there", &confirm, &[Active], &[Active]),
+        (
+            "a month on",
+            &|| wait(30 * 24),
+            &[Active],
+            &[Active, Published],
+        ),
+        ("the new ZSK signs", &day, &[Active], &[Retired, Active]),
+        ("and is alone", &day, &[Active], &[Active]),
+        (
+            "a KSK beside the first",
+            &|| command(&["zone", "roll", "w.example", "ksk"]),
+            &[Active, Published],
+            &[Active],
+        ),
+        ("its DS is asked for", &day, &[Active, Submitted], &[Active]),
+        ("and there", &confirm, &[Retired, Active], &[Active]),
+        ("and it is alone", &day, &[Active], &[Active]),
+    ];
+    for &(what, act, ksks, zsks) in steps {
+        act();
+        nuage.signal("HUP");
+        let mut keys = store.read(&origin).unwrap();
+        let mut now = KeysServed::of(&nuage);
+        until(what, || {
+            keys = store.read(&origin).unwrap();
+            now = KeysServed::of(&nuage);
+            let states: Vec<State> = keys.held().iter().map(Held::state).collect();
+            states == [ksks, zsks].concat() && now == KeysServed::due(&keys)
+        });
+        // What resolvers still hold fits what they get now, and the other way round.
+        assert!(now.zone_key.is_subset(&before.published), "{what}");
+        assert!(before.zone_key.is_subset(&now.published), "{what}");
+
+        let of = |state| keys.held().iter().filter(move |held| held.state() == state);
+        if matches!(ksks, [Active] | [Retired, Active]) {
+            // Until the first has left the caches there are two.
+            trusted.retain(|key| now.published.contains(&key.tag()));
+            let new = of(Active).map(Held::key);
+            let new = new.filter(|key| key.role() == Role::Ksk && !trusted.contains(key));
+            let new: Vec<Key> = new.cloned().collect();
+            trusted.extend(new);
+        }
+        for key in &trusted {
+            let tag = &key.tag();
+            assert!(
+                before.entries.contains(tag) && now.entries.contains(tag),
+                "{what}"
+            );
+            let dnskey = key.dnskey().to_string();
+            let (fixed, public) = dnskey.rsplit_once(' ').unwrap();
+            let anchor = format!(
+                "trust-anchors {{\n  \"w.example.\" static-key {fixed} \"{public}\";\n}};\n"
+            );
+            let anchor = nuage.folder.write("anchor", &anchor);
+            let anchor = anchor.to_str().unwrap();
+            for (name, kind, want) in [
+                ("a.w.example", "A", "; fully validated"),
+                ("w.example", "DNSKEY", "; fully validated"),
+                (
+                    "nobody.w.example",
+                    "A",
+                    "; negative response, fully validated",
+                ),
+            ] {
+                let root = "+root=w.example";
+                let delv = ["@127.0.0.1", "-p", &port, "-a", anchor, root, name, kind];
+                let delv = run("delv", &delv);
+                assert!(delv.out.contains(want), "{what}: {key:?}: {name}: {delv:?}");
+            }
+        }
+        // The zone as it is served.
+        let transfer = [
+            "@127.0.0.1",
+            "-p",
+            &port,
+            "+noall",
+            "+answer",
+            "+onesoa",
+            "w.example",
+            "AXFR",
+        ];
+        let file = nuage
+            .folder
+            .write("transferred", &run("dig", &transfer).out);
+        let file = file.to_str().unwrap();
+        let bind = run("dnssec-verify", &["-o", "w.example", file]);
+        assert_eq!(bind.code, 0, "{what}: {bind:?}");
+        let ldns = run("ldns-verify-zone", &["-V", "2", file]);
+        assert_eq!(ldns.code, 0, "{what}: {ldns:?}");
+        before = now;
+    }
+    assert_ne!(entry_key(&nuage.folder, "w.example"), first);
 }
 
 #[test]
