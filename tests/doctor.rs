@@ -1,7 +1,13 @@
 //! `nuage doctor` in worlds of its own, right ones and wrong ones: BIND is the root and the parent,
 //! unbound the resolver, nuage on port 53, in a network namespace where nobody else is.
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use common::dnssec::{Dnssec, Moment, Policy, Store};
+use hickory_proto::rr::Name;
 
 use crate::harness::{Folder, PATIENCE, Ran, run};
 
@@ -23,6 +29,8 @@ struct World<'w> {
     secondary: Option<u32>,
     /// Whether the parent is signed, and the resolver validates.
     signed: bool,
+    /// Whether our zone was signed once, and its keys are still there.
+    keys: bool,
     /// More of the root zone, and of nuage.toml.
     more: [&'w str; 2],
 }
@@ -33,6 +41,7 @@ const RIGHT: World<'_> = World {
     reverse: true,
     secondary: None,
     signed: false,
+    keys: false,
     more: ["", ""],
 };
 
@@ -119,6 +128,15 @@ impl World<'_> {
                 ),
             );
             folder.write("w.example", &format!("w.example. 60 IN SOA a. b. {serial} 60 60 60 60\n{GLUE}w.example. 60 IN NS ns.other.example.\nalice.w.example. 60 IN A 127.0.0.10\nalice.w.example. 60 IN AAAA ::1\n"));
+        }
+        if self.keys {
+            let store = Store::open(&folder.path().join("state/edge"));
+            let origin = Name::from_ascii("w.example.").unwrap();
+            let policy = Policy::new(&Dnssec::default(), 300, 300);
+            // Old enough for the parent to be given their DS.
+            let mut moment = Moment::now();
+            moment.wall -= Duration::from_secs(3 * 3_600);
+            store.keys(&origin, &policy, moment).unwrap();
         }
         let validator = if self.signed {
             folder.write("signed", "");
@@ -515,12 +533,19 @@ fn a_ds_for_a_zone_without_signatures_is_told() {
     let server = findings.iter().find(|f| f.subject == "name server");
     assert_eq!(server.unwrap().severity, "ok");
 
+    // Without it all is well, also where signing has ended and the keys are still there.
     let (code, findings) = World {
         signed: true,
+        keys: true,
         ..RIGHT
     }
     .findings("alice");
     assert_eq!(code, 0, "{findings:#?}");
+    let ds = findings.iter().find(|f| f.subject == "DS").unwrap();
+    assert!(
+        ds.severity == "ok" && ds.found.contains("the zone is not signed"),
+        "{ds:?}"
+    );
 }
 
 #[test]

@@ -28,7 +28,6 @@ use hickory_proto::rr::Name;
 use self::{
     ask::Asker,
     delegated::Own,
-    ds::own_ds,
     finding::{Finding, Report, Severity},
     names::Wanted,
 };
@@ -207,7 +206,7 @@ async fn examine(declared: &Declared, subject: &Subject<'_>, resolver: SocketAdd
                 origin: &origin,
                 delegation: &delegation::delegation(subject.authority),
                 lines: &delegation::lines(subject.authority),
-                ds: &own_ds(declared, &origin),
+                ds: &ds::own(declared, &origin),
             };
             let seen = parent::look(&asker, &parent, &own).await;
             findings.extend(seen.findings);

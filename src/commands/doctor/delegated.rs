@@ -34,8 +34,8 @@ pub(super) struct Own<'o> {
     pub(super) delegation: &'o [Record],
     /// The same as lines.
     pub(super) lines: &'o [String],
-    /// DS of our keys.
-    pub(super) ds: &'o [Record],
+    /// Whether it is signed, and DS of its keys.
+    pub(super) ds: &'o ds::Own,
 }
 
 /// What one server of the parent says of a zone.
@@ -433,7 +433,7 @@ mod tests {
             origin: &origin,
             delegation: &delegation,
             lines: &["LINES".to_owned()],
-            ds: &[],
+            ds: &ds::Own::Unsigned(Vec::new()),
         };
         let parent = Parent {
             zone: name("example."),
