@@ -1037,3 +1037,41 @@ fn transfers_that_stand_still_end_and_hold_no_more_than_their_turn() {
     assert!(whole.contains(";; XFR size: 40007 records"));
     drop(stalled);
 }
+
+#[test]
+fn a_secondary_that_lacks_our_key_refuses_what_it_is_told() {
+    let theirs = free_port();
+    let stranger = KNOT
+        .config(theirs)
+        .replace("[keys.knot]", "[keys.stranger]")
+        .replace(
+            "key = \"knot\"",
+            "key = \"stranger\"\nzones = [\"w.example\"]",
+        );
+    let (folder, ours) = folder("[sites.alice]\n", &stranger);
+    let _server = KNOT.start(theirs, ours, &ZONES);
+    let nuage = folder.serve();
+    let result = |result: &str| {
+        let line = format!(
+            "nuage_dns_notify_total{{secondary=\"127.0.0.1:{theirs}\",result=\"{result}\"}} "
+        );
+        nuage.metrics().contains(&line)
+    };
+    // Anybody could say so: it is told again for as long as one that is silent.
+    let told = Instant::now();
+    until_within(Duration::from_secs(60), "it has refused", || {
+        result("refused") || result("unanswered")
+    });
+    assert!(
+        told.elapsed() > Duration::from_secs(25),
+        "{:?}",
+        told.elapsed()
+    );
+    assert!(
+        result("refused") && !result("unanswered"),
+        "{}",
+        nuage.metrics()
+    );
+    let log = nuage.log();
+    assert_eq!(log.matches("does it have our key?").count(), 1, "{log}");
+}

@@ -80,6 +80,8 @@ struct Told {
     next: Option<Instant>,
     id: u16,
     asked: Option<Asked>,
+    /// The code of a refusal whose signature is missing or wrong.
+    refused: Option<u8>,
 }
 
 /// Tells secondaries of changes until dropped.
@@ -179,6 +181,7 @@ impl Notifier {
                     next: Some(Instant::now()),
                     id: 0,
                     asked: None,
+                    refused: None,
                 });
                 self.told.entry(pair).or_insert(told);
             }
@@ -215,6 +218,10 @@ impl Notifier {
                             tracing::debug!(%error, %address, %zone, "NOTIFY not sent");
                         }
                     }
+                } else if let Some(code) = told.refused {
+                    told.next = None;
+                    self.counts.count(*address, "refused");
+                    tracing::warn!(secondary = %address, %zone, code, "a secondary refuses NOTIFY, and can't sign that: does it have our key?");
                 } else {
                     told.next = None;
                     self.counts.count(*address, "unanswered");
@@ -246,17 +253,21 @@ impl Notifier {
         let Some(((address, zone), told)) = told else {
             return;
         };
-        // A signed message wants a signed answer (RFC 8945 §5.4).
+        let code = answer[3] & 0x0f;
+        // A signed message wants a signed answer (RFC 8945 §5.4). Who lacks the key can't give one
+        // (§5.2.1), and anybody else could have given this: it is told again, and remembered.
         if told
             .asked
             .as_ref()
             .is_some_and(|asked| !asked.verify(answer, now()))
         {
-            tracing::debug!(secondary = %address, %zone, "an acknowledgement with a wrong signature is ignored");
+            tracing::debug!(secondary = %address, %zone, code, "an answer to NOTIFY without a right signature is ignored");
+            if code != 0 {
+                told.refused = Some(code);
+            }
             return;
         }
         told.next = None;
-        let code = answer[3] & 0x0f;
         if code == 0 {
             self.counts.count(*address, "acknowledged");
         } else {
