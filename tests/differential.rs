@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -661,12 +661,42 @@ fn over_tcp(server: SocketAddr, message: &[u8]) -> Message {
     decoded(&read_framed(&mut stream).unwrap())
 }
 
+/// The answer to this message: what an earlier one got too late is passed over.
+fn talk(socket: &UdpSocket, server: SocketAddr, message: &[u8]) -> Option<Message> {
+    socket.send_to(message, server).unwrap();
+    let mut room = [0; 4_096];
+    loop {
+        let length = socket.recv(&mut room).ok()?;
+        if room[..length].starts_with(&message[..2]) {
+            return Some(decoded(&room[..length]));
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_comes_too_late_is_not_taken_for_the_next() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = socket_for(server.local_addr().unwrap());
+    let mut chance = Chance(7);
+    let (late, message) = (chance.message(true), chance.message(true));
+    assert_ne!(late[..2], message[..2]);
+    for answer in [&late, &message] {
+        let mut answer = answer.clone();
+        answer[2] |= 0x80;
+        server
+            .send_to(&answer, socket.local_addr().unwrap())
+            .unwrap();
+    }
+    let answer = talk(&socket, server.local_addr().unwrap(), &message).unwrap();
+    assert_eq!(answer.metadata.id.to_be_bytes(), message[..2]);
+}
+
 fn beside_peers(signed: bool) {
     let folder = folder(signed);
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
     let sockets = Sockets {
-        udp: vec![std::net::UdpSocket::bind(address).unwrap()],
+        udp: vec![UdpSocket::bind(address).unwrap()],
         tcp: vec![tcp],
         tls: Vec::new(),
     };
@@ -690,15 +720,10 @@ fn beside_peers(signed: bool) {
         if message.len() < 12 || message[2] & 0x80 != 0 {
             continue;
         }
-        let mut room = [0; 4_096];
-        let mut talk = |socket: &std::net::UdpSocket, server: SocketAddr| {
-            socket.send_to(&message, server).unwrap();
-            let length = socket.recv(&mut room).ok()?;
-            Some(decoded(&room[..length]))
-        };
-        let ours = talk(&own, address).unwrap_or_else(|| panic!("no answer to {message:x?}"));
+        let ours =
+            talk(&own, address, &message).unwrap_or_else(|| panic!("no answer to {message:x?}"));
         for (peer, socket) in peers.iter().zip(&sockets) {
-            let Some(theirs) = talk(socket, peer.address) else {
+            let Some(theirs) = talk(socket, peer.address, &message) else {
                 continue;
             };
             seen += 1;
