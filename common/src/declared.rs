@@ -124,6 +124,7 @@ impl Declared {
             .flat_map(|file| file.problems.clone())
             .collect();
         problems.extend(self.common.iter().chain(&self.refused).cloned());
+        problems.extend(registry::left_out(&self.registry, &self.config, &self.path));
         problems.extend(registry::warnings(&self.registry, &self.path));
         let keys = Store::open(&self.config.edge);
         for (served, _) in self.dnssec().filter(|(_, dnssec)| dnssec.is_none()) {

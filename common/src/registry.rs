@@ -63,10 +63,6 @@ struct Index {
 
 impl Index {
     fn insert_apex(&mut self, apex: &LowerName, place: usize) {
-        // A forward zone comes before a reverse one of the same name.
-        if self.apexes.contains_key(apex) {
-            return;
-        }
         self.apexes.insert(apex.clone(), place);
         self.apex_octets
             .insert(wire(&Name::from(apex)).into(), place);
@@ -347,10 +343,16 @@ pub(crate) fn compile(
     now: SystemTime,
 ) -> Registry {
     zones.sort_unstable_by(|a, b| a.origin.cmp(&b.origin));
-    let reverse: Vec<Arc<ReverseZone>> = reverse_zones(config, &zones)
-        .into_iter()
-        .map(Arc::new)
-        .collect();
+    // One origin is one zone: which of two was left out is told by `left_out`.
+    let mut reverse: Vec<Arc<ReverseZone>> = Vec::new();
+    for zone in reverse_zones(config, &zones) {
+        let apex = &zone.authority.apex;
+        let taken = zones.iter().any(|other| other.authority.apex == *apex)
+            || reverse.iter().any(|other| other.authority.apex == *apex);
+        if !taken {
+            reverse.push(zone.into());
+        }
+    }
     let mut index = Index::default();
     let reverse_dnssec = config.reverse.dnssec.then(Dnssec::default);
     let forward = zones
@@ -456,6 +458,36 @@ fn reverse_zones(config: &Config, zones: &[Arc<Zone>]) -> Vec<ReverseZone> {
         total,
     };
     reverse::zones(&config.addresses, &config.reverse, &sources)
+}
+
+/// Reverse zones that are not served, since another zone has their origin.
+pub(crate) fn left_out(
+    registry: &Registry,
+    config: &Config,
+    config_file: &std::path::Path,
+) -> Vec<Problem> {
+    reverse::places(&config.addresses, &config.reverse)
+        .filter(|(address, ..)| registry.reverse.iter().all(|zone| zone.address != *address))
+        .filter_map(|(address, apex, _)| {
+            let apex = LowerName::new(&apex);
+            let origin = apex.to_string();
+            let origin = origin.trim_end_matches('.');
+            let key = if address.is_ipv4() { "ipv4_origin" } else { "ipv6_origin" };
+            let forward = registry.zones.iter().find(|zone| zone.authority.apex == apex);
+            let message = match forward {
+                Some(zone) => format!(
+                    "{} declares {origin}, which is the reverse zone of {address} too, so {address} has no PTR records: remove that file, or name another origin with [reverse] {key}",
+                    zone.file.display()
+                ),
+                // There is none while there is no zone at all.
+                None => format!(
+                    "[reverse]: {} has the origin {origin} already, so {address} has no PTR records: name another with {key}",
+                    registry.reverse.iter().find(|zone| zone.authority.apex == apex)?.address
+                ),
+            };
+            Some(Problem::whole_file(config_file, message))
+        })
+        .collect()
 }
 
 /// What deserves a look though it is served.

@@ -50,23 +50,31 @@ pub(crate) struct Sources<'a> {
     pub(crate) total: usize,
 }
 
+/// The addresses, each with the origin of its reverse zone and the owner of the PTR set in it.
+pub(crate) fn places(
+    addresses: &Addresses,
+    reverse: &Reverse,
+) -> impl Iterator<Item = (IpAddr, Name, Name)> {
+    let ipv4 = addresses
+        .ipv4
+        .map(|a| (IpAddr::V4(a), reverse.ipv4_origin.as_ref()));
+    let ipv6 = addresses
+        .ipv6
+        .map(|a| (IpAddr::V6(a), reverse.ipv6_origin.as_ref()));
+    [ipv4, ipv6].into_iter().flatten().map(|(address, origin)| {
+        let (apex, owner) = place(address, origin);
+        (address, apex, owner)
+    })
+}
+
 /// The reverse zones of both addresses.
 pub(crate) fn zones(
     addresses: &Addresses,
     reverse: &Reverse,
     sources: &Sources<'_>,
 ) -> Vec<ReverseZone> {
-    let ipv4 = addresses
-        .ipv4
-        .map(|a| (IpAddr::V4(a), &reverse.ipv4_origin));
-    let ipv6 = addresses
-        .ipv6
-        .map(|a| (IpAddr::V6(a), &reverse.ipv6_origin));
-    [ipv4, ipv6]
-        .into_iter()
-        .flatten()
-        .map(|(address, origin)| {
-            let (apex, owner) = place(address, origin.as_ref());
+    places(addresses, reverse)
+        .map(|(address, apex, owner)| {
             let (chosen, omitted) = choose(reverse.names, &owner, sources.names, sources.total);
             let mut authority = Authority::new(
                 apex,

@@ -207,6 +207,73 @@ fn a_zone_inside_a_signed_one_has_to_be_delegated_by_it() {
 }
 
 #[test]
+fn an_origin_is_that_of_one_zone_forward_or_reverse() {
+    let folder = Folder::new();
+    let config = fs::read_to_string(folder.config()).unwrap();
+    let with = |reverse: &str| {
+        let text = format!("{config}[reverse]\n{reverse}\n");
+        replace(&folder.config(), text.as_bytes(), Access::Everybody).unwrap();
+    };
+    let errors = |declared: &Declared| -> Vec<String> {
+        let problems = declared.problems();
+        let errors = problems.iter().filter(|problem| problem.is_error());
+        errors.map(ToString::to_string).collect()
+    };
+    let serials = |registry: &Registry| -> BTreeMap<String, u32> {
+        let served = registry.served.iter();
+        let all: Vec<_> = served
+            .map(|zone| (zone.authority.apex.to_string(), zone.serial))
+            .collect();
+        let count = all.len();
+        let serials = BTreeMap::from_iter(all);
+        assert_eq!(serials.len(), count, "{serials:?}");
+        serials
+    };
+    folder.write(0, text(0, &BTreeMap::new()).as_bytes());
+    let ours = "origin = \"2.0.192.in-addr.arpa\"\nnameservers = [\"ns1.zone0.example\"]\n";
+    let file = folder.0.path().join("zones/reverse.toml");
+    replace(&file, ours.as_bytes(), Access::Everybody).unwrap();
+    with("ipv4_origin = \"2.0.192.in-addr.arpa\"");
+    let mut declared = folder.open();
+    let told = errors(&declared);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("nuage.toml")
+            && told[0].contains("zones/reverse.toml declares 2.0.192.in-addr.arpa")
+            && told[0].contains("192.0.2.10 has no PTR records: remove that file"),
+        "{told:?}"
+    );
+    assert_eq!(declared.registry().reverse.len(), 1);
+    let before = serials(declared.registry());
+    assert_eq!(before.len(), 3);
+    // Edits of others leave its serial alone.
+    for site in 0..3 {
+        folder.write(0, text(0, &BTreeMap::from([(site, None)])).as_bytes());
+        let now = serials(refreshed(&mut declared));
+        for (zone, serial) in &before {
+            assert_eq!(
+                *zone == "2.0.192.in-addr.arpa.",
+                now[zone] == *serial,
+                "{zone}"
+            );
+        }
+    }
+
+    with("ipv4_origin = \"rev.example\"\nipv6_origin = \"rev.example\"");
+    let declared = folder.open();
+    let told = errors(&declared);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("192.0.2.10 has the origin rev.example")
+            && told[0].contains("2001:db8::10 has no PTR records: name another with ipv6_origin"),
+        "{told:?}"
+    );
+    serials(declared.registry());
+    with("");
+    assert_eq!(errors(&folder.open()), Vec::<String>::new());
+}
+
+#[test]
 fn conflicts_between_zones_are_settled_for_what_was_served_first() {
     let folder = Folder::new();
     let sites = |pairs: &[(u8, u8)]| {
