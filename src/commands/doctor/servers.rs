@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use common::{Registry, authority::Found, config::Addresses};
+use common::{Registry, authority::Found, config::Addresses, serial::later};
 use futures_util::future::join_all;
 use hickory_proto::{
     op::{Message, ResponseCode},
@@ -181,18 +181,13 @@ fn serial(origin: &Name, answer: Result<Message, Silence>) -> Result<u32, Fault>
     }
 }
 
-/// Whether one serial comes after another (RFC 1982 §3.2).
-fn after(a: u32, b: u32) -> bool {
-    a != b && a.wrapping_sub(b) < 1 << 31
-}
-
 fn judge(origin: &Name, ours: &Addresses, said: &[Said]) -> Vec<Finding> {
     let zone = plain(origin);
     let serials = said
         .iter()
         .flat_map(|said| [&said.udp, &said.tcp])
         .filter_map(|serial| serial.as_ref().ok().copied());
-    let newest = serials.reduce(|a, b| if after(b, a) { b } else { a });
+    let newest = serials.reduce(|a, b| if later(b, a) { b } else { a });
     let ours = all(ours);
     let one = |said: &Said| {
         let Said { server, udp, tcp } = said;
@@ -247,7 +242,7 @@ fn judge(origin: &Name, ours: &Addresses, said: &[Said]) -> Vec<Finding> {
                 ),
             ),
             (Ok(serial), Ok(_)) => match newest {
-                Some(newest) if after(newest, *serial) => Finding::warning(
+                Some(newest) if later(newest, *serial) => Finding::warning(
                     SUBJECT,
                     &*asked,
                     format!("{server} is behind: it has serial {serial}, another has {newest}"),
