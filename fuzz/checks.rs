@@ -129,7 +129,7 @@ fn world() -> Arc<Registry> {
     // That one zone lies inside another, and isn't delegated, is a warning.
     let problems = declared.problems();
     assert!(
-        !problems.iter().any(|problem| problem.is_error()),
+        !problems.iter().any(common::Problem::is_error),
         "{problems:?}"
     );
     let registry = Arc::clone(declared.registry());

@@ -181,7 +181,7 @@ fn a_zone_inside_a_signed_one_has_to_be_delegated_by_it() {
     let zone = |origin: &str, rest: &str| {
         let head = format!("origin = \"{origin}\"\nnameservers = [\"ns.other.example\"]\n{rest}");
         let path = folder.0.path().join(format!("zones/{origin}.toml"));
-        fs::write(path, head).unwrap();
+        replace(&path, head.as_bytes(), Access::Everybody).unwrap();
     };
     let warnings = |declared: &Declared| -> Vec<String> {
         declared
