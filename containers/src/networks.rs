@@ -55,7 +55,9 @@ impl Networks {
         let bridges = bridged.clone().map(|network| Bridge {
             interface: network.interface.clone(),
             subnet4: network.v4,
+            gateway4: network.gateway4(),
             subnet6: network.v6,
+            gateway6: network.gateway6(),
             internet: network.internet,
             database_port: self.database_port,
         });

@@ -30,10 +30,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Bridge {
     /// The interface's name, at most 15 bytes of `[a-z0-9-]`.
     pub(crate) interface: String,
-    /// Its IPv4 network; the first address is the gateway, which is the host.
+    /// Its IPv4 network.
     pub(crate) subnet4: Ipv4Net,
-    /// Its IPv6 network, of at most 96 bits of prefix; the first address is the gateway.
+    /// The host's address there.
+    pub(crate) gateway4: Ipv4Addr,
+    /// Its IPv6 network, of at most 96 bits of prefix.
     pub(crate) subnet6: Option<Ipv6Net>,
+    /// The host's address there.
+    pub(crate) gateway6: Option<Ipv6Addr>,
     /// Whether its sites reach the public internet; otherwise nothing leaves.
     pub(crate) internet: bool,
     /// The TCP port of the shared database on its gateway addresses.
@@ -113,15 +117,6 @@ fn link_local(address: Ipv4Addr) -> Ipv6Addr {
     let [a, b, c, d] = address.octets().map(u128::from);
     let interface = 0x0042_00ff_fe00_0000 | a << 40 | b << 16 | c << 8 | d;
     Ipv6Addr::from_bits(0xfe80 << 112 | interface)
-}
-
-/// The first address of a network, its gateway.
-fn gateway4(subnet: Ipv4Net) -> Ipv4Addr {
-    Ipv4Addr::from_bits(subnet.network().to_bits().saturating_add(1))
-}
-
-fn gateway6(subnet: Ipv6Net) -> Ipv6Addr {
-    Ipv6Addr::from_bits(subnet.network().to_bits().saturating_add(1))
 }
 
 /// Writes one named set; sorted, because the digest must not depend on the order of anything.
@@ -205,13 +200,13 @@ impl Walls {
             out,
             "gateways4",
             "type ipv4_addr",
-            bridges.iter().map(|bridge| gateway4(bridge.subnet4)),
+            bridges.iter().map(|bridge| bridge.gateway4),
         );
         set(
             out,
             "gateways6",
             "type ipv6_addr",
-            bridges.iter().filter_map(|b| b.subnet6.map(gateway6)),
+            bridges.iter().filter_map(|bridge| bridge.gateway6),
         );
         let (four, six): (Vec<&IpAddr>, Vec<&IpAddr>) =
             self.resolvers.iter().partition(|it| it.is_ipv4());
@@ -219,19 +214,11 @@ impl Walls {
         set(out, "resolvers6", "type ipv6_addr", six);
         let database4 = |bridge: &Bridge| {
             let port = bridge.database_port?;
-            Some(format!(
-                "{} . {} . {port}",
-                name(bridge),
-                gateway4(bridge.subnet4)
-            ))
+            Some(format!("{} . {} . {port}", name(bridge), bridge.gateway4))
         };
         let database6 = |bridge: &Bridge| {
             let port = bridge.database_port?;
-            Some(format!(
-                "{} . {} . {port}",
-                name(bridge),
-                gateway6(bridge.subnet6?)
-            ))
+            Some(format!("{} . {} . {port}", name(bridge), bridge.gateway6?))
         };
         let databases = bridges.iter().filter_map(database4);
         set(
@@ -471,7 +458,9 @@ mod tests {
         let bridge = |number: u8, internet, database_port| Bridge {
             interface: format!("nu3fa9-{number}"),
             subnet4: format!("10.200.{number}.0/24").parse().unwrap(),
+            gateway4: [10, 200, number, 1].into(),
             subnet6: Some(format!("fd3f:a9:0:{number}::/64").parse().unwrap()),
+            gateway6: Some(format!("fd3f:a9:0:{number}::1").parse().unwrap()),
             internet,
             database_port,
         };
