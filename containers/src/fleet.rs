@@ -230,6 +230,9 @@ impl Fleet {
                 steps = vec![Step::Stop, Step::Start];
             }
         }
+        if tenant.restart && steps == [Step::Start] {
+            steps = vec![Step::Remove, Step::Create, Step::Start];
+        }
         if steps == [Step::Pause] {
             steps = tenant.freeze_or(aim, now).to_vec();
         }

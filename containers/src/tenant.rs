@@ -108,7 +108,7 @@ pub(crate) struct Tenant {
     pub(crate) discarding: bool,
     /// Something happened to its container while a job was under way.
     pub(crate) doubt: bool,
-    /// To be stopped and started anew.
+    /// To be made and started anew.
     pub(crate) restart: bool,
     pub(crate) full: bool,
     /// Memory it takes, measured; none while unknown.

@@ -370,3 +370,23 @@ fn a_site_awake_is_never_refused_while_others_come_and_go() {
     }
     assert_eq!(load.stop(), Vec::<String>::new());
 }
+
+#[test]
+fn a_restart_makes_a_sleeping_site_anew() {
+    let cloud = Cloud::start("[sites.alice]\n", "");
+    assert_eq!(cloud.get("alice", "").status, 200);
+    assert_eq!(cloud.command(&["site", "sleep", "alice"]).code, 0);
+    let asleep = cloud.container("alice");
+    assert_eq!(cloud.get("alice", "").status, 200);
+    assert_eq!(cloud.container("alice"), asleep, "a wake does not");
+    for state in ["asleep", "awake"] {
+        if state == "asleep" {
+            assert_eq!(cloud.command(&["site", "sleep", "alice"]).code, 0);
+        }
+        let before = cloud.container("alice");
+        let ran = cloud.command(&["site", "restart", "alice"]);
+        assert!(ran.code == 0 && ran.out.contains("awake"), "{ran:?}");
+        assert_ne!(cloud.container("alice"), before, "{state}");
+        assert_eq!(cloud.get("alice", "").status, 200);
+    }
+}

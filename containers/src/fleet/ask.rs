@@ -54,7 +54,7 @@ impl Fleet {
             Command::Restart(site, waiter) => {
                 if let Some(tenant) = self.declared_tenant(&site) {
                     tenant.forgive();
-                    tenant.restart = tenant.status().is_some_and(|s| s != Status::Stopped);
+                    tenant.restart = tenant.seen.is_some();
                     tenant.ready &= !tenant.restart;
                 }
                 self.wake(&site, waiter, now);
