@@ -185,6 +185,9 @@ impl DockerEngine {
                             ipv6_address: spec.ipv6.map(|address| address.to_string()),
                             link_local_ips: None,
                         }),
+                        // Heard from API 1.44 on. Engines before that make this one of the IPv4
+                        // address by themselves; 28 and later would draw one by lot.
+                        mac_address: spec.mac.clone(),
                         ..EndpointSettings::default()
                     },
                 )])),
@@ -522,5 +525,42 @@ impl Engine for DockerEngine {
                 std::future::ready(event)
             })
             .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_on_a_bridge_asks_for_the_mac_its_walls_know() {
+        let config = "[address]\nipv4 = \"192.0.2.1\"\n";
+        let config = common::Config::parse(Path::new("n.toml"), config).unwrap();
+        let engine = DockerEngine::new(&config.containers, "3fa9");
+        let spec = |mac| Spec {
+            site: "a.w.example".into(),
+            image: "php".to_owned(),
+            command: vec![],
+            port: 8080,
+            environment: vec![],
+            uid: 1,
+            memory_bytes: 1,
+            cpu_millis: 1,
+            pids: 1,
+            network: "net".to_owned(),
+            ipv4: [10, 89, 0, 16].into(),
+            ipv6: None,
+            mac,
+            resolvers: vec![],
+            files: "/f".into(),
+            scratch: "/s".into(),
+        };
+        let asked = |mac| {
+            let body = serde_json::to_value(engine.container(&spec(mac))).unwrap();
+            body["NetworkingConfig"]["EndpointsConfig"]["net"]["MacAddress"].clone()
+        };
+        let mac = crate::walls::mac([10, 89, 0, 16].into());
+        assert_eq!(asked(Some(mac)), "02:42:0a:59:00:10");
+        assert!(asked(None).is_null());
     }
 }

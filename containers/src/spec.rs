@@ -27,6 +27,9 @@ pub(crate) struct Spec {
     pub(crate) network: String,
     pub(crate) ipv4: Ipv4Addr,
     pub(crate) ipv6: Option<Ipv6Addr>,
+    /// On a bridge, what the walls know it by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mac: Option<String>,
     pub(crate) resolvers: Vec<IpAddr>,
     /// The folder of the site's files, on this machine.
     pub(crate) files: PathBuf,

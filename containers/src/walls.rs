@@ -5,9 +5,9 @@
 //! name), `table bridge` (the same by content, for frames which never reach IP, ARP above all), and
 //! the bridge port itself (`seat`: isolated from its neighbours and locked to one MAC address).
 //! Boundary: this file makes text and hands it to `nft` and `bridge`; which bridges and sites exist
-//! isn't its business. It leans on two facts of the engine: a container's MAC is `02:42` and its
-//! IPv4 address, and `br_netfilter` is on (the engine turns it on for `enable_icc=false`). It
-//! doesn't use `meta ibrname`, which some kernels lack.
+//! isn't its business. It leans on two facts: a container's MAC is `02:42` and its IPv4 address, as
+//! we ask of the engine, and `br_netfilter` is on (the engine turns it on for `enable_icc=false`).
+//! It doesn't use `meta ibrname`, which some kernels lack.
 
 use std::{
     collections::BTreeSet,
@@ -51,8 +51,7 @@ pub(crate) struct Walls {
     pub(crate) id: String,
     /// The bridges of sites.
     pub(crate) bridges: Vec<Bridge>,
-    /// The address of every site, awake or not; the engine derives its MAC and `address6` its IPv6
-    /// address from it.
+    /// The address of every site, awake or not; `mac` and `address6` make its others of it.
     pub(crate) addresses: Vec<Ipv4Addr>,
     /// Resolvers that sites with internet may ask on port 53 even at private addresses.
     pub(crate) resolvers: Vec<IpAddr>,
@@ -100,7 +99,8 @@ pub(crate) enum WallsError {
     },
 }
 
-/// The MAC address the engine gives a container with this address.
+/// The MAC address of a container with this IPv4 address: what the engine made of it by itself up to
+/// version 27, and is asked for since.
 pub(crate) fn mac(address: Ipv4Addr) -> String {
     let [a, b, c, d] = address.octets();
     format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")

@@ -12,6 +12,7 @@ use super::{Fleet, unix_now};
 use crate::{
     spec::Spec,
     tenant::{Tenant, Times},
+    walls,
     work::Making,
 };
 
@@ -137,6 +138,7 @@ impl Fleet {
                 }
             }
         }
+        let bridged = network.parent.is_none();
         let spec = Spec {
             site: Arc::clone(site),
             image: own.image.unwrap_or_else(|| group.image.clone()),
@@ -149,6 +151,7 @@ impl Fleet {
             pids: group.pids,
             ipv4: network.at4(lease.index),
             ipv6: network.at6(lease.index),
+            mac: bridged.then(|| walls::mac(network.at4(lease.index))),
             // Left to itself the engine would ask the machine's own resolvers for a site that may reach
             // nobody, which is a way out: the gateway's port 53 is behind the walls.
             resolvers: if network.internet {
