@@ -559,12 +559,18 @@ impl Fleet {
             // To the minute: the file is not written for less.
             self.leases.note_activity(&site, last / 60 * 60);
         }
-        self.leases.forget_networks();
+        let mut used = self.leases.used_networks();
+        // A site that can't be made as it is declared goes on where it was.
+        let makings = self.tenants.values().filter_map(|it| it.making.as_ref());
+        used.extend(makings.map(|making| making.network.name.clone()));
+        let work = Arc::clone(&self.work);
+        self.leases.forget_networks(unix, |name| {
+            used.contains(name) || work.networks.may_have(name)
+        });
         self.save();
         let networks: Vec<_> = self.leases.networks().cloned().collect();
-        let work = Arc::clone(&self.work);
         tokio::spawn(async move {
-            if let Err(error) = work.networks.resync(&networks, &*work.engine).await {
+            if let Err(error) = work.networks.resync(&networks, &used, &*work.engine).await {
                 tracing::error!(%error, "the networks or their walls are not as they should be");
             }
         });

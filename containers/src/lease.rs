@@ -1,8 +1,9 @@
 //! What a site holds for as long as it is declared, and a while longer: its uid, and its place in a
 //! network. Kept in `state/leases.json`, so that a site is the same tenant after every restart.
 //!
-//! A uid is never given twice. An address is given again only when its network has no other left, and
-//! never within a day of its release: nothing may still be talking to the one who had it.
+//! A uid is never given twice. An address kept for a removed site is given away only when its network
+//! has no other left, and none within a day of its release or of its site's move to another network:
+//! nothing may still be talking to the one who had it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,6 +38,9 @@ pub(crate) struct Leases {
     next_uid: u32,
     networks: BTreeMap<String, NetworkLease>,
     sites: BTreeMap<Arc<str>, Lease>,
+    /// Addresses that rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    vacated: Vec<Vacated>,
     #[serde(skip)]
     path: PathBuf,
     #[serde(skip)]
@@ -75,6 +79,15 @@ pub(crate) struct Lease {
     pub(crate) database: bool,
 }
 
+/// The address of a site that has moved to another network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Vacated {
+    site: Arc<str>,
+    address: Ipv4Addr,
+    /// When, in seconds since 1970.
+    at: u64,
+}
+
 /// Why a site gets no lease.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LeaseError {
@@ -98,6 +111,11 @@ impl NetworkLease {
 
     pub(crate) fn at4(&self, index: u32) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.v4.network().to_bits().wrapping_add(index))
+    }
+
+    fn index(&self, address: Ipv4Addr) -> Option<u32> {
+        let within = self.v4.contains(&address);
+        within.then(|| address.to_bits() - self.v4.network().to_bits())
     }
 
     /// The IPv4 address in the network's prefix: the walls know one by the other.
@@ -136,6 +154,7 @@ impl Leases {
             next_uid: config.first_uid,
             networks: BTreeMap::new(),
             sites: BTreeMap::new(),
+            vacated: Vec::new(),
             path,
             changed: true,
         };
@@ -207,20 +226,18 @@ impl Leases {
         self.changed |= self.sites.len() != known;
     }
 
-    /// Forgets networks without a site; their names.
-    pub(crate) fn forget_networks(&mut self) -> Vec<String> {
-        let used: BTreeSet<&str> = self.sites.values().map(|lease| &*lease.network).collect();
-        let unused: Vec<String> = self
-            .networks
-            .keys()
-            .filter(|name| !used.contains(name.as_str()))
-            .cloned()
-            .collect();
-        for name in &unused {
-            self.networks.remove(name);
-            self.changed = true;
-        }
-        unused
+    /// The names of networks that have a site, or keep a place for one that may come back.
+    pub(crate) fn used_networks(&self) -> BTreeSet<String> {
+        let sites = self.sites.values();
+        sites.map(|lease| lease.network.clone()).collect()
+    }
+
+    /// Forgets networks that are not `kept`, and that addresses rested.
+    pub(crate) fn forget_networks(&mut self, now: u64, kept: impl Fn(&str) -> bool) {
+        let known = (self.networks.len(), self.vacated.len());
+        self.networks.retain(|name, _| kept(name));
+        self.vacated.retain(|old| old.rests(now));
+        self.changed |= (self.networks.len(), self.vacated.len()) != known;
     }
 
     /// The lease of a site in its group: the one it has, where that still fits, or a new place.
@@ -245,10 +262,11 @@ impl Leases {
             }
         }
         let (network, index) = self
-            .free_place(name, group, config, now)
+            .old_place(site, name, group, config, now)
+            .or_else(|| self.free_place(name, group, config, now))
             .or_else(|| {
-                let network = self.new_network(name, group, config)?;
-                Some((network, FIRST_SITE))
+                self.new_network(name, group, config, now)?;
+                self.free_place(name, group, config, now)
             })
             .ok_or_else(|| LeaseError::Full(name.to_owned()))?;
         let uid = match self.sites.get(site) {
@@ -266,9 +284,41 @@ impl Leases {
             last_active: now,
             database: self.sites.get(site).is_some_and(|lease| lease.database),
         };
-        self.sites.insert(Arc::clone(site), lease.clone());
+        let old = self.sites.insert(Arc::clone(site), lease.clone());
+        if let Some(old) = old
+            && let Some(network) = self.networks.get(&old.network)
+        {
+            self.vacated.push(Vacated {
+                site: Arc::clone(site),
+                address: network.at4(old.index),
+                at: old.released.unwrap_or(now),
+            });
+        }
         self.changed = true;
         Ok(lease)
+    }
+
+    /// The place a site has moved from, where it fits again.
+    fn old_place(
+        &mut self,
+        site: &Arc<str>,
+        name: &str,
+        group: &Group,
+        config: &Containers,
+        now: u64,
+    ) -> Option<(String, u32)> {
+        let fitting = |network: &&NetworkLease| fits(network, name, group, config);
+        let place = |old: &Vacated| {
+            let mut networks = self.networks.values().filter(fitting);
+            networks.find_map(|it| Some((it.name.clone(), it.index(old.address)?)))
+        };
+        // One that rests no more may be another's.
+        let own = |old: &Vacated| old.site == *site && old.rests(now);
+        let mut vacated = self.vacated.iter().enumerate();
+        let (at, place) =
+            vacated.find_map(|(at, old)| Some((at, place(old).filter(|_| own(old))?)))?;
+        self.vacated.swap_remove(at);
+        Some(place)
     }
 
     /// A free place in a network there is: the next never used, or the one released longest ago.
@@ -286,6 +336,7 @@ impl Leases {
                 .values()
                 .filter(|lease| lease.network == network.name)
                 .map(|lease| lease.index)
+                .chain(self.resting(now).filter_map(|it| network.index(it)))
                 .collect();
             // After the last one taken, so that a forgotten lease's place rests the longest.
             let after = taken.last().map_or(FIRST_SITE, |last| last + 1);
@@ -314,7 +365,18 @@ impl Leases {
         Some((lease.network, lease.index))
     }
 
-    fn new_network(&mut self, name: &str, group: &Group, config: &Containers) -> Option<String> {
+    fn resting(&self, now: u64) -> impl Iterator<Item = Ipv4Addr> {
+        let resting = self.vacated.iter().filter(move |old| old.rests(now));
+        resting.map(|old| old.address)
+    }
+
+    fn new_network(
+        &mut self,
+        name: &str,
+        group: &Group,
+        config: &Containers,
+        now: u64,
+    ) -> Option<()> {
         let overlaps = |subnet: &Subnet| {
             self.networks.values().any(|network| {
                 network.v4.contains(&subnet.v4.network())
@@ -322,7 +384,8 @@ impl Leases {
             })
         };
         let subnet = if group.subnets.is_empty() {
-            let reserved = |subnet: &Subnet| overlaps(subnet);
+            let rests = |subnet: &Subnet| self.resting(now).any(|it| subnet.v4.contains(&it));
+            let reserved = |subnet: &Subnet| overlaps(subnet) || rests(subnet);
             let v4 = config.subnet4.subnets(23).ok()?;
             let v6 = config.subnet6.subnets(64).ok()?;
             v4.zip(v6)
@@ -351,15 +414,20 @@ impl Leases {
             internet: group.egress == Egress::Internet,
             parent: group.parent.clone(),
         };
-        let key = network.name.clone();
-        self.networks.insert(key.clone(), network);
+        self.networks.insert(network.name.clone(), network);
         self.changed = true;
-        Some(key)
+        Some(())
     }
 
     /// At most 15 octets: IFNAMSIZ.
     fn interface(&self, number: u32) -> String {
         format!("nu{}-{number}", self.instance)
+    }
+}
+
+impl Vacated {
+    fn rests(&self, now: u64) -> bool {
+        self.at + QUARANTINE_SECONDS >= now
     }
 }
 
@@ -481,6 +549,43 @@ mod tests {
         let after = world.lease("a", "default", 2).unwrap();
         assert_ne!(before.network, after.network);
         assert_eq!(before.uid, after.uid);
-        assert_eq!(world.leases.forget_networks(), [before.network]);
+        let used = world.leases.used_networks();
+        assert_eq!(used, [after.network.clone()].into());
+        let subnet = world.leases.network(&before.network).unwrap().v4;
+        world.leases.forget_networks(3, |name| used.contains(name));
+        assert_eq!(world.leases.network(&before.network), None);
+        // Nor does another network get its addresses at once.
+        world.config = config("[groups.default]\negress = \"internet\"\n[groups.other]\n");
+        for (now, again) in [(4, false), (4 + QUARANTINE_SECONDS, true)] {
+            let other = world.lease(&format!("b{now}"), "other", now).unwrap();
+            let network = world.leases.network(&other.network).unwrap();
+            assert_eq!(network.v4 == subnet, again, "{now}");
+            world.leases.release(&format!("b{now}"), now);
+            world.leases.forget(u64::MAX);
+            world
+                .leases
+                .forget_networks(now, |name| used.contains(name));
+        }
+    }
+
+    #[test]
+    fn the_address_of_a_site_that_moved_rests_too() {
+        let mut world =
+            World::new("[groups.default]\nsubnets = [\"10.1.0.0/27\"]\n[groups.other]\n");
+        let before = world.lease("s0", "default", 1).unwrap();
+        for number in 1..15 {
+            world.lease(&format!("s{number}"), "default", 1).unwrap();
+        }
+        world.lease("s0", "other", 10).unwrap();
+        let late = world.lease("late", "default", 20);
+        assert!(late.is_err(), "its container may still run: {late:?}");
+        world.leases.save().unwrap();
+        world.leases = Leases::open(world._state.path(), &world.config.containers).unwrap();
+        assert!(world.lease("late", "default", 20).is_err(), "kept on disk");
+        let back = world.lease("s0", "default", 30).unwrap();
+        assert_eq!((back.network, back.index), (before.network, before.index));
+        world.lease("s0", "other", 40).unwrap();
+        let late = world.lease("late", "default", 41 + QUARANTINE_SECONDS);
+        assert_eq!(late.unwrap().index, before.index);
     }
 }

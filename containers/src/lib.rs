@@ -188,19 +188,14 @@ pub async fn uninstall(
         removed.map_err(|error| told(&error))?;
         progress(before + 1, all);
     }
-    let networks = parts
-        .work
-        .networks
-        .raze(engine)
-        .await
-        .map_err(|error| told(&error))?;
+    let networks = parts.work.networks.raze(engine).await;
     for (site, _) in parts.leases.sites() {
         let folder = parts.work.folders.site(site);
         disk::unmount(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     }
     Ok(Removed {
         containers: all,
-        networks,
+        networks: networks.map_err(|error| told(&error))?,
     })
 }
 

@@ -1,11 +1,11 @@
 //! The networks sites are on, and the walls around them: made together, looked after together.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tokio::sync::Mutex;
 
 use crate::{
-    engine::Engine,
+    engine::{Engine, EngineError},
     lease::NetworkLease,
     walls::{self, Bridge, Walls},
     work::WorkError,
@@ -30,8 +30,9 @@ struct Standing {
     there: HashSet<String>,
     /// Those the walls speak of.
     walled: Vec<NetworkLease>,
-    /// Without a lease at the last look; gone at the next, unless one is made meanwhile.
-    unleased: HashSet<String>,
+    /// Without a site at the last look; removed at the next, unless one comes meanwhile. With
+    /// whether it has been told that the engine refuses.
+    unused: HashMap<String, bool>,
 }
 
 impl Networks {
@@ -105,7 +106,7 @@ impl Networks {
             walls::raise(&self.walls(&networks)).await?;
             state.walled = networks;
         }
-        state.unleased.remove(&network.name);
+        state.unused.remove(&network.name);
         if !state.there.contains(&network.name) {
             engine.create_network(network).await?;
             state.there.insert(network.name.clone());
@@ -113,37 +114,50 @@ impl Networks {
         Ok(())
     }
 
-    /// Takes what the engine has for what there is, removes networks of ours that hold no site, and
+    /// Whether the engine may have a network: yes, too, where that is not known just now.
+    pub(crate) fn may_have(&self, name: &str) -> bool {
+        let state = self.state.try_lock();
+        !state.is_ok_and(|state| state.known && !state.there.contains(name))
+    }
+
+    /// Takes what the engine has for what there is, removes networks of ours that no site uses, and
     /// puts the walls up again where somebody took them down.
     pub(crate) async fn resync(
         &self,
         leased: &[NetworkLease],
+        used: &BTreeSet<String>,
         engine: &dyn Engine,
     ) -> Result<(), WorkError> {
         let mut state = self.state.lock().await;
         let names = engine.networks().await?;
         for name in &names {
-            if leased.iter().any(|network| network.name == *name) {
-                state.unleased.remove(name);
-            } else if !state.unleased.insert(name.clone()) {
-                match engine.remove_network(name).await {
-                    Ok(()) => tracing::info!(network = name, "removed: no site is on it"),
-                    Err(error) => tracing::debug!(network = name, %error, "can't remove it yet"),
+            if used.contains(name) {
+                state.unused.remove(name);
+                continue;
+            }
+            let Some(&told) = state.unused.get(name) else {
+                state.unused.insert(name.clone(), false);
+                continue;
+            };
+            match engine.remove_network(name).await {
+                Ok(()) => tracing::info!(network = name, "removed: no site is on it"),
+                Err(EngineError::Refused(why)) if !told => {
+                    // A container is still on it, or the engine has lost count until its restart.
+                    tracing::warn!(
+                        network = name,
+                        why,
+                        "no site needs it, and the engine keeps it: so do we, and its walls"
+                    );
+                    state.unused.insert(name.clone(), true);
                 }
+                Err(error) => tracing::debug!(network = name, %error, "can't remove it yet"),
             }
         }
-        state.there = engine.networks().await?.into_iter().collect();
+        let there: HashSet<String> = engine.networks().await?.into_iter().collect();
+        state.unused.retain(|name, _| there.contains(name));
+        let networks = to_wall(&state.walled, leased, &there);
+        state.there = there;
         state.known = true;
-        // Those of before, and those found now: a container may run on either.
-        let mut networks = state.walled.clone();
-        // One that has just been made may not be in what we were told.
-        networks
-            .retain(|network| leased.contains(network) || !state.unleased.contains(&network.name));
-        for network in leased {
-            if state.there.contains(&network.name) && !networks.contains(network) {
-                networks.push(network.clone());
-            }
-        }
         if networks.is_empty() {
             if !state.walled.is_empty() {
                 walls::raze(&self.instance).await?;
@@ -159,15 +173,65 @@ impl Networks {
         Ok(())
     }
 
-    /// Takes down everything this instance has put up.
+    /// Takes down everything this instance has put up. A network the engine keeps is told at the end.
     pub(crate) async fn raze(&self, engine: &dyn Engine) -> Result<usize, WorkError> {
         let mut state = self.state.lock().await;
         let names = engine.networks().await?;
+        let mut razed = Ok(names.len());
         for name in &names {
-            engine.remove_network(name).await?;
+            if let Err(error) = engine.remove_network(name).await {
+                razed = Err(error.into());
+            }
         }
         walls::raze(&self.instance).await?;
         *state = Standing::default();
-        Ok(names.len())
+        razed
+    }
+}
+
+/// The networks to wall in: all the engine has, whether a lease still speaks of them or only the walls
+/// of before do, since a container may run on any.
+fn to_wall(
+    walled: &[NetworkLease],
+    leased: &[NetworkLease],
+    there: &HashSet<String>,
+) -> Vec<NetworkLease> {
+    let found = leased.iter().filter(|network| !walled.contains(network));
+    walled
+        .iter()
+        .chain(found)
+        .filter(|network| there.contains(&network.name))
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(number: u8) -> NetworkLease {
+        NetworkLease {
+            name: format!("n{number}"),
+            group: "default".to_owned(),
+            interface: format!("nu-{number}"),
+            v4: format!("10.89.{number}.0/24").parse().unwrap(),
+            v6: None,
+            internet: false,
+            parent: None,
+        }
+    }
+
+    #[test]
+    fn walls_stand_as_long_as_the_engine_has_the_network() {
+        let [left, kept, new, not_yet] = [0, 1, 2, 3].map(network);
+        let there = ["n0", "n1", "n2"].map(str::to_owned).into();
+        let walled = [left.clone(), kept.clone()];
+        let leased = [kept.clone(), new.clone(), not_yet];
+        assert_eq!(
+            to_wall(&walled, &leased, &there),
+            [left, kept.clone(), new.clone()]
+        );
+        let there = ["n1", "n2"].map(str::to_owned).into();
+        assert_eq!(to_wall(&walled, &leased, &there), [kept, new]);
     }
 }

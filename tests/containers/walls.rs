@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::Cloud;
-use crate::harness::{Ran, run, until};
+use crate::harness::{Ran, run, until, until_within};
 
 /// Runs a program of this machine in a site's network namespace.
 fn inside(cloud: &Cloud, site: &str, arguments: &[&str]) -> Ran {
@@ -374,4 +374,114 @@ fn a_group_on_a_vlan_of_its_own() {
     if let Err(panic) = ran {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// A table of the walls; its number, which is another whenever they are raised anew, and its rules.
+fn table(cloud: &Cloud, family: &str) -> String {
+    let name = format!("nuage_{}", cloud.instance());
+    run("nft", &["-a", "-t", "list", "table", family, &name]).out
+}
+
+#[test]
+fn a_network_keeps_its_walls_until_its_last_container_has_left() {
+    const FAMILIES: [&str; 2] = ["inet", "bridge"];
+    // Two looks, half a minute apart, and one more for whoever came in between.
+    const LOOKS: Duration = Duration::from_secs(100);
+    let mut cloud = Cloud::start("[sites.alice]\n", "[groups.open]\negress = \"internet\"\n");
+    assert_eq!(cloud.get("alice", "").status, 200);
+    let gateway = address(&cloud, "alice", "Gateway");
+    let mac = address(&cloud, "alice", "MacAddress");
+    let octets: std::net::Ipv4Addr = address(&cloud, "alice", "IPAddress").parse().unwrap();
+    let [a, b, c, d] = octets.octets();
+    assert_eq!(mac, format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}"));
+    let template = "{{range $name, $it := .NetworkSettings.Networks}}{{$name}}{{end}}";
+    let network = cloud.inspect("alice", template);
+    let listener = TcpListener::bind((&*gateway, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let walled = |cloud: &Cloud| !reaches(cloud, "alice", &gateway, port);
+
+    // Her group is another from now on, and her container can't be made anew: it runs on where it was.
+    let moved = "[sites.alice]\ngroup = \"open\"\nsecrets = { TOKEN = \"../token\" }\n";
+    cloud.nuage().folder.zone(moved);
+    until("the secret is missed", || {
+        cloud
+            .command(&["site", "stats", "alice"])
+            .out
+            .contains("TOKEN")
+    });
+    // Flushed walls are chains without a rule.
+    let name = format!("nuage_{}", cloud.instance());
+    for family in FAMILIES {
+        assert_eq!(run("nft", &["flush", "table", family, &name]).code, 0);
+    }
+    assert!(!walled(&cloud), "the walls are down");
+    until_within(LOOKS, "the rules are back", || {
+        FAMILIES
+            .iter()
+            .all(|it| table(&cloud, it).contains(" drop"))
+    });
+
+    // Another start of control does not forget them either, nor what may be on the old network.
+    let folder = cloud.nuage.take().unwrap().into_folder();
+    assert_eq!(run("nft", &["delete", "table", "inet", &name]).code, 0);
+    cloud.nuage = Some(folder.serve());
+    until("the walls are back", || {
+        table(&cloud, "inet").contains(" drop")
+    });
+    let raised = table(&cloud, "inet");
+    until_within(LOOKS, "the old network should go", || {
+        cloud.nuage().log().contains("the engine keeps it")
+    });
+    assert!(walled(&cloud));
+    assert_eq!(
+        table(&cloud, "inet"),
+        raised,
+        "walls that stand are left alone"
+    );
+
+    cloud.nuage().folder.write("token", "x");
+    until("she has moved", || {
+        let now = cloud.inspect("alice", template);
+        !now.is_empty() && now != network
+    });
+    until_within(LOOKS, "the old network is gone", || {
+        cloud.docker(&["network", "inspect", &network]).code != 0
+    });
+    assert_eq!(cloud.get("alice", "").status, 200);
+}
+
+#[test]
+fn an_uninstall_goes_on_past_a_network_that_is_in_use() {
+    let mut cloud = Cloud::start(
+        "[sites.alice]\n[sites.carl]\ngroup = \"others\"\n",
+        "[groups.others]\n",
+    );
+    assert_eq!(cloud.get("alice", "").status, 200);
+    assert_eq!(cloud.get("carl", "").status, 200);
+    let label = format!("label=nuage.instance={}", cloud.instance());
+    let networks = |cloud: &Cloud| {
+        let filter = ["network", "ls", "--filter", &label, "--format", "{{.Name}}"];
+        let listed = cloud.docker(&filter).out;
+        listed.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let stranger = format!("stranger-uninstall-{}", cloud.net);
+    let first = networks(&cloud).remove(0);
+    let joined = cloud.docker(&[
+        "run",
+        "-d",
+        "--rm",
+        "--name",
+        &stranger,
+        "--network",
+        &first,
+        "nuage-php:8.2",
+    ]);
+    assert_eq!(joined.code, 0, "{joined:?}");
+    cloud.nuage.as_mut().unwrap().kill();
+    let refused = cloud.command(&["uninstall"]);
+    let (left, walls) = (networks(&cloud), table(&cloud, "inet"));
+    cloud.docker(&["rm", "-f", &stranger]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.err.contains("has active endpoints"), "{refused:?}");
+    assert_eq!((left, &*walls), (vec![first], ""));
 }
