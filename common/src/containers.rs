@@ -13,6 +13,11 @@ use crate::{
     table::{At, Reading, Table},
 };
 
+/// The uid of the first site by default: above the subordinate uids of local users (to 600,100,000),
+/// those of systemd's containers (to 1,879,048,191) and those SSSD makes (to 2,000,200,000). A user of
+/// this machine who could take on a site's uid could enter its folder.
+const FIRST_UID: u64 = 2_100_000_000;
+
 /// How sites are run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Containers {
@@ -137,7 +142,7 @@ impl Containers {
             .unwrap_or(true);
         let edge_user = text("edge_user", reading).map(|w| w.value.to_owned());
         let cgroup_parent = text("cgroup_parent", reading).map(|w| w.value.to_owned());
-        let first_uid = number("first_uid", 1_000..=2_000_000_000, 200_000, reading);
+        let first_uid = number("first_uid", 1_000..=FIRST_UID, FIRST_UID, reading);
         let starts = number("starts", 1..=1_000, 0, reading);
 
         let capacity = root.table("capacity", &["memory"], reading);

@@ -144,7 +144,12 @@ impl Leases {
             Err(error) => return Err(error),
         };
         if let Some(read) = read {
-            return Ok(Self { path, ..read });
+            return Ok(Self {
+                path,
+                // A default that has grown is that of new sites; those there are keep what they have.
+                next_uid: read.next_uid.max(config.first_uid),
+                ..read
+            });
         }
         let mut bytes = [0; 3];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
@@ -587,5 +592,24 @@ mod tests {
         world.lease("s0", "other", 40).unwrap();
         let late = world.lease("late", "default", 41 + QUARANTINE_SECONDS);
         assert_eq!(late.unwrap().index, before.index);
+    }
+
+    #[test]
+    fn a_higher_first_uid_is_that_of_new_sites() {
+        let mut world = World::new("[containers]\nfirst_uid = 200000\n");
+        let before = world.lease("a", "default", 1).unwrap();
+        world.leases.save().unwrap();
+        world.config = config("");
+        // Beyond every subordinate uid useradd gives (SUB_UID_MAX).
+        assert!(world.config.containers.first_uid > 600_100_000);
+        world.leases = Leases::open(world._state.path(), &world.config.containers).unwrap();
+        assert_eq!(world.lease("a", "default", 2).unwrap().uid, before.uid);
+        let new = world.lease("b", "default", 2).unwrap();
+        assert_eq!(new.uid, world.config.containers.first_uid);
+        // A lower one is no reason to give a uid again.
+        world.leases.save().unwrap();
+        world.config = config("[containers]\nfirst_uid = 200000\n");
+        world.leases = Leases::open(world._state.path(), &world.config.containers).unwrap();
+        assert!(world.lease("c", "default", 3).unwrap().uid > new.uid);
     }
 }

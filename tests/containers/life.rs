@@ -30,7 +30,7 @@ fn one_line_is_a_php_site_of_her_own() {
     let uid = cloud
         .command(&["site", "exec", "alice", "--", "id", "-u"])
         .out;
-    assert!(uid.trim().parse::<u32>().unwrap() >= 200_000, "{uid}");
+    assert!(uid.trim().parse::<u32>().unwrap() >= 2_100_000_000, "{uid}");
     assert_eq!(page.body, format!("{} on 127.0.0.1", uid.trim()));
     cloud.put(
         "alice",
