@@ -7,7 +7,6 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -279,17 +278,7 @@ fn edge_authority(config: &Config) -> PathBuf {
 
 /// Gives the edge's user a folder of its own, and its authority's key to read.
 fn admit_edge(config: &Config, user: &str) -> anyhow::Result<()> {
-    let id = |of: &str| -> anyhow::Result<u32> {
-        let output = Command::new("id").args([of, "--", user]).output();
-        let output = output.context("can't run id")?;
-        String::from_utf8_lossy(&output.stdout)
-            .trim()
-            .parse()
-            .map_err(|_| {
-                anyhow!("there is no user {user} ([containers] edge_user): add it with `adduser --system --group {user}`")
-            })
-    };
-    let (uid, gid) = (id("-u")?, id("-g")?);
+    let (uid, gid) = common::containers::edge_ids(user)?;
     let refused = |path: &Path| format!("can't give {} to {user}", path.display());
     if !config.edge.exists() {
         fs::create_dir_all(&config.edge).with_context(|| refused(&config.edge))?;

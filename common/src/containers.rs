@@ -2,8 +2,10 @@
 //! `[database]`.
 
 use std::{
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -178,6 +180,25 @@ impl Containers {
     }
 }
 
+/// The uid and gid of the edge's user.
+///
+/// # Errors
+/// There is no such user, or the system can't be asked.
+pub fn edge_ids(user: &str) -> io::Result<(u32, u32)> {
+    // Users may come from anywhere the system knows of: its own command asks them all.
+    let id = |of: &str| {
+        let output = Command::new("id").args([of, "--", user]).output()?;
+        let id = String::from_utf8_lossy(&output.stdout).trim().parse();
+        id.map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("there is no user {user} ([containers] edge_user): add it with `adduser --system --group {user}`"),
+            )
+        })
+    };
+    Ok((id("-u")?, id("-g")?))
+}
+
 /// `engine = "unix:///var/run/docker.sock"` or `"tcp://host:2376"`.
 fn engine_at(written: Option<At<&str>>, tls: Option<PathBuf>, reading: &mut Reading<'_>) -> Engine {
     let default = Engine::Unix("/var/run/docker.sock".into());
@@ -221,4 +242,19 @@ fn net<N: std::str::FromStr>(
         }
     }
     parse(default).unwrap_or_else(|| unreachable!("the default is a network"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_that_is_not_there_is_told_with_the_cure() {
+        assert_eq!(edge_ids("root").unwrap(), (0, 0));
+        let error = edge_ids("no-such-user").unwrap_err().to_string();
+        assert!(
+            error.contains("adduser --system --group no-such-user"),
+            "{error}"
+        );
+    }
 }

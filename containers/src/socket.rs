@@ -38,7 +38,10 @@ use axum::{
     routing::{get, post},
     serve::IncomingStream,
 };
-use common::observed::{Change, Observed};
+use common::{
+    containers,
+    observed::{Change, Observed},
+};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use tokio::{
@@ -114,29 +117,14 @@ pub(crate) fn bind(path: &Path, edge_user: Option<&str>) -> io::Result<UnixListe
     })?;
     let listener = UnixListener::bind(path)?;
     let mode = if let Some(user) = edge_user {
-        chown(path, None, Some(group_of(user)?))?;
+        let (_, group) = containers::edge_ids(user)?;
+        chown(path, None, Some(group))?;
         0o660
     } else {
         0o600
     };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
-}
-
-fn group_of(user: &str) -> io::Result<u32> {
-    // Users may come from anywhere the system knows of: its own command asks them all.
-    let output = std::process::Command::new("id")
-        .args(["-g", "--", user])
-        .output()?;
-    String::from_utf8_lossy(&output.stdout)
-        .trim()
-        .parse()
-        .map_err(|_| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("there is no user {user} ([containers] edge_user): add it with `adduser --system --group {user}`"),
-            )
-        })
 }
 
 impl Socket {
