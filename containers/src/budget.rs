@@ -32,14 +32,25 @@ pub(crate) const LEAST_STAY: Duration = Duration::from_secs(2);
 
 /// How to make room for `bytes` more in `budget`: the least recently used goes first.
 pub(crate) fn room<K: Copy>(budget: u64, bytes: u64, taking: &[Taking<K>]) -> Room<K> {
-    let sum = |leaving: bool| -> u64 {
-        let those = taking.iter().filter(|taking| leaving || !taking.leaving);
-        those.map(|taking| taking.bytes).sum()
-    };
-    if sum(true) + bytes <= budget {
+    let taken: u64 = taking.iter().map(|taking| taking.bytes).sum();
+    if taken + bytes <= budget {
         return Room::Enough;
     }
-    let mut left = sum(false);
+    match leaving(budget, bytes, taking) {
+        (leave, true) => Room::After(leave),
+        (_, false) => Room::None,
+    }
+}
+
+/// Who goes when sites take more than `budget`, though those that stay may take more than it still.
+pub(crate) fn excess<K: Copy>(budget: u64, taking: &[Taking<K>]) -> Vec<K> {
+    leaving(budget, 0, taking).0
+}
+
+/// The least recently used that have to go for `bytes` more, and whether that is enough.
+fn leaving<K: Copy>(budget: u64, bytes: u64, taking: &[Taking<K>]) -> (Vec<K>, bool) {
+    let staying = taking.iter().filter(|taking| !taking.leaving);
+    let mut left: u64 = staying.map(|taking| taking.bytes).sum();
     let mut idle: Vec<_> = taking
         .iter()
         .filter(|taking| !taking.needed && !taking.leaving && taking.idle >= LEAST_STAY)
@@ -53,11 +64,7 @@ pub(crate) fn room<K: Copy>(budget: u64, bytes: u64, taking: &[Taking<K>]) -> Ro
         left -= taking.bytes;
         leave.push(taking.site);
     }
-    if left + bytes <= budget {
-        Room::After(leave)
-    } else {
-        Room::None
-    }
+    (leave, left + bytes <= budget)
 }
 
 #[cfg(test)]
@@ -81,6 +88,19 @@ mod tests {
         assert_eq!(room(35, 10, &all), Room::After(vec![2]));
         assert_eq!(room(25, 10, &all), Room::After(vec![2, 3]));
         assert_eq!(room(9, 10, &all), Room::None);
+    }
+
+    #[test]
+    fn past_the_budget_the_idle_go_though_it_is_not_enough() {
+        let grown = Taking {
+            needed: true,
+            ..taking(1, 50, 0)
+        };
+        let all = [grown, taking(2, 10, 5), taking(3, 10, 50), taking(4, 10, 1)];
+        assert_eq!(room(40, 0, &all), Room::None);
+        assert_eq!(excess(40, &all), [3, 2], "all but the new");
+        assert_eq!(excess(70, &all), [3], "no more than needed");
+        assert_eq!(excess(80, &all), [0; 0]);
     }
 
     #[test]

@@ -74,10 +74,8 @@ impl Fleet {
 
     /// Sites grow after they were let in: past the budget, the least recently used go.
     pub(super) fn keep_within_budget(&mut self, now: Instant) {
-        let leaving: Vec<Arc<str>> = match budget::room(self.budget, 0, &self.taking(now)) {
-            Room::After(leaving) => leaving.into_iter().cloned().collect(),
-            Room::Enough | Room::None => Vec::new(),
-        };
+        let leaving = budget::excess(self.budget, &self.taking(now));
+        let leaving: Vec<Arc<str>> = leaving.into_iter().cloned().collect();
         self.evict(&leaving);
     }
 
