@@ -2,9 +2,11 @@
 //! that is removed leaves its folder in `state/bin` for 30 days.
 
 use std::{
+    collections::HashMap,
     fs, io,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -34,13 +36,18 @@ const STAMP_FORM: EncodedConfig = Config::DEFAULT
 #[derive(Clone, Debug)]
 pub(crate) struct Folders {
     state: PathBuf,
+    /// Sites made ready just now: one visitor, a command and the start of control may all ask for it.
+    preparing: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
 }
 
 impl Folders {
     pub(crate) fn new(state: &Path) -> Self {
         // The engine mounts what it is told by its full name.
         let state = std::path::absolute(state).unwrap_or_else(|_| state.to_owned());
-        Self { state }
+        Self {
+            state,
+            preparing: Arc::default(),
+        }
     }
 
     /// A site's own folder; where it has a quota, its disk is mounted there.
@@ -77,8 +84,18 @@ impl Folders {
         Ok(folder)
     }
 
+    /// What one at a time holds to make a site's folder ready.
+    fn turn(&self, site: &str) -> Arc<Mutex<()>> {
+        let preparing = self.preparing.lock();
+        let mut preparing = preparing.unwrap_or_else(PoisonError::into_inner);
+        // Those nobody holds any more.
+        preparing.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(preparing.entry(site.to_owned()).or_default())
+    }
+
     /// Makes a site's folder ready, with room for `quota` octets. Only a site at rest gets another disk
-    /// than it has: a running container holds on to the one it started with.
+    /// than it has: a running container holds on to the one it started with. Blocks while another
+    /// does the same for this site.
     pub(crate) fn prepare(
         &self,
         site: &str,
@@ -86,6 +103,8 @@ impl Folders {
         quota: Option<u64>,
         at_rest: bool,
     ) -> io::Result<()> {
+        let turn = self.turn(site);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let (folder, image) = (self.site(site), self.image(site));
         fs::create_dir_all(&folder)?;
         let quota = quota.filter(|_| at_rest);
@@ -237,6 +256,33 @@ fn private(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_site_is_made_ready_by_one_at_a_time() {
+        let state = tempfile::tempdir().unwrap();
+        let folders = Folders::new(state.path());
+        let uid = rustix::process::getuid().as_raw();
+        let turn = folders.turn("a.w.example");
+        let held = turn.lock().unwrap();
+        let (others, (done, is_done)) = (folders.clone(), std::sync::mpsc::channel());
+        let another = std::thread::spawn(move || {
+            others.prepare("b.w.example", uid, None, true).unwrap();
+            done.send("b").unwrap();
+            others.prepare("a.w.example", uid, None, true).unwrap();
+            done.send("a").unwrap();
+        });
+        let patience = Duration::from_secs(10);
+        assert_eq!(is_done.recv_timeout(patience), Ok("b"), "nobody is there");
+        assert!(is_done.recv_timeout(Duration::from_millis(100)).is_err());
+        assert!(!folders.site("a.w.example").exists(), "somebody is there");
+        drop(held);
+        assert_eq!(is_done.recv_timeout(patience), Ok("a"));
+        another.join().unwrap();
+        drop(turn);
+        folders.turn("c.w.example");
+        let kept = folders.preparing.lock().unwrap().len();
+        assert_eq!(kept, 1, "what nobody holds is forgotten");
+    }
 
     #[test]
     fn the_bin_keeps_a_site_for_thirty_days() {

@@ -55,6 +55,32 @@ fn a_full_disk_is_told_and_the_neighbours_notice_nothing() {
 }
 
 #[test]
+fn a_disk_is_made_once_however_many_ask_for_it() {
+    let cloud = Cloud::start("[sites.alice]\n", "[groups.default]\ndisk = \"16MiB\"\n");
+    let socket = cloud.state.join("control.sock").display().to_string();
+    let prepare = move || {
+        let url = "http://control/v1/sites/alice.w.example/prepare";
+        let asked = ["-s", "-X", "POST", "-w", "%{http_code}", "--unix-socket"];
+        run("curl", &[&asked[..], &[&*socket, url]].concat()).out
+    };
+    let asking: Vec<_> = (0..8)
+        .map(|_| std::thread::spawn(prepare.clone()))
+        .collect();
+    assert_eq!(cloud.get("alice", "").status, 200);
+    for asked in asking {
+        assert_eq!(asked.join().unwrap(), "200");
+    }
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let folder = cloud.state.join("sites").display().to_string();
+    let disks = mounts.lines().filter(|line| line.contains(&folder));
+    assert_eq!(disks.count(), 1, "{mounts}");
+    let image = cloud.state.join("disks/w.example/alice.ext4");
+    let mut on_loop = run("losetup", &["-j", image.to_str().unwrap()]).out;
+    on_loop.retain(|octet| octet == '\n');
+    assert_eq!(on_loop, "\n", "one loop device");
+}
+
+#[test]
 fn a_backup_is_of_one_moment_and_comes_back_whole() {
     let cloud = Cloud::start("[sites.alice]\n", "");
     cloud.get("alice", "");
