@@ -83,8 +83,7 @@ fn make(image: &Path, on: &Path, quota: u64) -> io::Result<()> {
         fs::remove_dir(&within).unwrap_or_default();
         moved.and(unmounted)?;
         // In place before the originals go.
-        fs::File::open(&beside)?.sync_all()?;
-        fs::rename(&beside, image)?;
+        put(&beside, image)?;
         // Below the mount they would only take room.
         for entry in fs::read_dir(on)? {
             let path = entry?.path();
@@ -96,7 +95,14 @@ fn make(image: &Path, on: &Path, quota: u64) -> io::Result<()> {
         }
         return Ok(());
     }
-    fs::rename(&beside, image)
+    put(&beside, image)
+}
+
+/// Puts an image in its place, whole even after a power cut: one that is there is never made anew.
+fn put(beside: &Path, image: &Path) -> io::Result<()> {
+    fs::File::open(beside)?.sync_all()?;
+    fs::rename(beside, image)?;
+    fs::File::open(image.parent().unwrap_or(image))?.sync_all()
 }
 
 /// Grows the file system first where it is not in use, else in place, which takes more rights.
