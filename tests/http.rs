@@ -417,15 +417,15 @@ fn websockets_pass_both_ways() {
         "/usr/bin/python3",
         &["@DIR@/echo.py"],
     );
-    // A conversation is no body: the limit of one does not end it.
-    let folder = Folder::new("[limits]\nbody_bytes = 1000\n");
+    // A conversation is no body: the limits of one don't end it, nor does a silence at both ends.
+    let folder = Folder::new("[limits]\nbody_bytes = 1000\nstall_seconds = 1\n");
     folder.zone(&format!(
         "[sites.ws]\nupstream = \"http://127.0.0.1:{port}\"\n"
     ));
     let nuage = folder.serve();
     let client = format!(
         "import asyncio, ssl, websockets\nasync def ask(url, port, **more):\n  async with websockets.connect(url, host='127.0.0.1', port=port, **more) as ws:\n    \
-         for word in ('abc', 'x' * 100000):\n      await ws.send(word)\n      assert await ws.recv() == word[::-1]\n\
+         for word in ('abc', 'x' * 100000):\n      await ws.send(word)\n      assert await ws.recv() == word[::-1]\n      await asyncio.sleep(2.5)\n\
          tls = ssl.create_default_context(cafile='{}')\n\
          asyncio.run(ask('ws://ws.w.example:{}/', {}))\nasyncio.run(ask('wss://ws.w.example:{}/', {}, ssl=tls, server_hostname='ws.w.example'))\nprint('echoed')\n",
         nuage.ca(),

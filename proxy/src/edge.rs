@@ -12,7 +12,7 @@ use common::{
     Backend, Config, HostName, HttpsPolicy, Published, Site, config::Limits, observed::State,
     site::Upstream,
 };
-use http::{HeaderValue, Method, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Error, ErrorSource, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -40,6 +40,9 @@ use crate::{
 
 /// The least rate of a request body, on average.
 const LEAST_OCTETS_PER_SECOND: u64 = 512;
+
+/// How long a WebSocket may be silent, at either end: past it, one of them is gone for good.
+const SILENCE: Duration = Duration::from_secs(3_600);
 
 /// Before a container that refused a connection is tried again, once, twice, three times this long.
 const AFTER_A_REFUSAL: Duration = Duration::from_millis(100);
@@ -382,7 +385,7 @@ impl ProxyHttp for Edge {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         context: &mut Context,
     ) -> Result<Box<HttpPeer>> {
         if context.is_container() {
@@ -400,7 +403,7 @@ impl ProxyHttp for Edge {
                 (context.container, &context.site)
             {
                 let peer = upstream::container(address, name.as_str(), generation, &self.limits);
-                return Ok(Box::new(peer));
+                return Ok(Box::new(patient(peer, session)));
             }
         }
         let Some((name, upstream)) = context.upstream() else {
@@ -414,7 +417,7 @@ impl ProxyHttp for Edge {
             Error::because(ErrorType::ConnectError, "finding the upstream", error).into_up()
         })?;
         context.untried = others.saturating_sub(context.attempt);
-        Ok(Box::new(peer))
+        Ok(Box::new(patient(peer, session)))
     }
 
     fn fail_to_connect(
@@ -446,7 +449,7 @@ impl ProxyHttp for Edge {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
@@ -456,6 +459,9 @@ impl ProxyHttp for Edge {
                 ErrorType::HTTPStatus(507),
                 "the site's disk is full",
             ));
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS && opens_websocket(session) {
+            session.set_read_timeout(Some(SILENCE));
         }
         Ok(())
     }
@@ -607,6 +613,22 @@ fn redirect_location(target: &Url, request: &RequestHeader) -> String {
     } else {
         target.to_owned()
     }
+}
+
+/// Waits as long as a WebSocket may be silent, where one is to be opened. Pingora takes one limit for all
+/// it reads of an upstream: the answer to the opening has as long.
+fn patient(mut peer: HttpPeer, session: &Session) -> HttpPeer {
+    if opens_websocket(session) {
+        peer.options.read_timeout = Some(SILENCE);
+    }
+    peer
+}
+
+/// Whether a request opens a WebSocket (RFC 6455 §4.2.1).
+fn opens_websocket(session: &Session) -> bool {
+    let upgrade = session.req_header().headers.get(header::UPGRADE);
+    session.is_upgrade_req()
+        && upgrade.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 fn path_and_query(request: &RequestHeader) -> String {
