@@ -34,7 +34,7 @@ use crate::{
     metrics::Metrics,
     pages::{Page, Rendered},
     upstream::{self, MOST_ATTEMPTS, Resolver},
-    visits::Visit,
+    visits::{Visit, Visitor},
     waking::{self, PATIENCE_OF_PEOPLE, PATIENCE_OF_PROGRAMS, Refusal},
 };
 
@@ -174,10 +174,15 @@ impl Edge {
         context.disk_full = live.as_ref().is_some_and(|live| live.full);
         let request = session.req_header();
         let state = live.as_ref().map_or(State::Archived, |live| live.state);
-        if state != State::Awake && waking::is_robot(&request.headers) {
+        let visitor = if waking::is_robot(&request.headers) {
+            Visitor::Robot
+        } else {
+            Visitor::Anyone
+        };
+        if state != State::Awake && visitor == Visitor::Robot {
             return Err(Page::Asleep);
         }
-        context.visit = Some(self.sites.visits.begin(name.as_str()));
+        context.visit = Some(self.sites.visits.begin(name.as_str(), visitor));
         // Looked at again once the visit is counted: what goes to sleep from here on is noticed by
         // whoever follows the observed state.
         let live = self.published.load().observed.get(name.as_str()).cloned();
@@ -186,6 +191,10 @@ impl Edge {
         {
             context.container = Some((address, live.generation));
             return Ok(());
+        }
+        if visitor == Visitor::Robot {
+            context.visit = None;
+            return Err(Page::Asleep);
         }
         let patience = if waking::is_person(request) {
             PATIENCE_OF_PEOPLE

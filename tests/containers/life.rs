@@ -161,6 +161,22 @@ fn robots_wake_nobody_and_people_see_the_site_wake() {
     );
 }
 
+#[test]
+fn robots_keep_nobody_awake() {
+    let cloud = Cloud::start("[sites.alice]\n", IDLE);
+    assert_eq!(cloud.get("alice", "").status, 200);
+    let probe = || {
+        cloud
+            .nuage()
+            .curl("http://alice.w.example/", &["-A", "kube-probe/1.29"])
+    };
+    assert_eq!(probe().status, 200, "awake, it answers anyone");
+    until("it dozes though it is probed", || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        probe().status == 503
+    });
+}
+
 /// Statuses of sites asked at the same moment.
 fn at_once(cloud: &Cloud, sites: Vec<String>) -> Vec<String> {
     let address = cloud.nuage().http[0];
