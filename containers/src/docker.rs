@@ -3,7 +3,12 @@
 //! Everything made here carries the label of this instance, and nothing without it is ever listed,
 //! changed or removed.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 use bollard::{
@@ -511,6 +516,8 @@ impl Engine for DockerEngine {
                             Some("destroy") => Some(EventKind::Removed),
                             _ => None,
                         };
+                        let since_1970 = u64::try_from(message.time_nano.unwrap_or_default());
+                        let at = UNIX_EPOCH + Duration::from_nanos(since_1970.unwrap_or_default());
                         let actor = message.actor.unwrap_or_default();
                         let site = actor.attributes.unwrap_or_default().remove(SITE);
                         kind.zip(site).map(|(kind, site)| {
@@ -518,6 +525,7 @@ impl Engine for DockerEngine {
                                 id: text(actor.id),
                                 site: Arc::from(site),
                                 kind,
+                                at,
                             })
                         })
                     }

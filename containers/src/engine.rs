@@ -1,6 +1,9 @@
 //! What runs containers, as the rest of the crate sees it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,6 +37,8 @@ pub(crate) struct Event {
     pub(crate) id: String,
     pub(crate) site: Arc<str>,
     pub(crate) kind: EventKind,
+    /// By the engine's clock.
+    pub(crate) at: SystemTime,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,8 @@ mod declare;
 mod measure;
 mod outside;
 mod room;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -311,6 +313,7 @@ impl Fleet {
         tenant.busy = None;
         tenant.discarding = false;
         tenant.known = now;
+        tenant.settled = SystemTime::now();
         if std::mem::take(&mut tenant.doubt) {
             // A full slot holds the same wish.
             self.resync.try_send(()).unwrap_or_default();

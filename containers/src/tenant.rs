@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use common::{
@@ -104,6 +104,8 @@ pub(crate) struct Tenant {
     pub(crate) believed: Option<Instant>,
     /// When it was last known for certain what its container does.
     pub(crate) known: Instant,
+    /// When the last job of its own was over: the engine's news from before are part of that.
+    pub(crate) settled: SystemTime,
     /// Whether the job under way puts its files into the bin.
     pub(crate) discarding: bool,
     /// Something happened to its container while a job was under way.
@@ -180,6 +182,7 @@ impl Tenant {
             rest: None,
             believed: None,
             known: now,
+            settled: SystemTime::UNIX_EPOCH,
             discarding: false,
             doubt: false,
             restart: false,

@@ -40,9 +40,19 @@ impl Fleet {
             return;
         };
         let before = seen.status;
+        if status == Some(before) {
+            return;
+        }
+        // News may be heard late, and be of what a job did on its way: a frozen site is unfrozen to be
+        // stopped. Only an end is taken at its word, and only one from after that job.
+        let ended = !matches!(status, Some(Status::Running | Status::Paused));
+        if !ended || event.at < tenant.settled {
+            // A full slot holds the same wish.
+            self.resync.try_send(()).unwrap_or_default();
+            return;
+        }
         tenant.known = now;
         match status {
-            Some(status) if status == before => return,
             Some(status) => seen.status = status,
             None => tenant.seen = None,
         }

@@ -1,0 +1,133 @@
+//! What the fleet makes of news, with an engine that is never asked.
+
+use common::Declared;
+
+use super::*;
+use crate::{
+    database::Database,
+    docker::DockerEngine,
+    engine::{Event, EventKind},
+    files::Folders,
+    networks::Networks,
+    plan::Seen,
+};
+
+const ALICE: &str = "alice.w.example";
+
+/// A fleet of one declared site, which has a container.
+struct World {
+    fleet: Fleet,
+    site: Arc<str>,
+    /// Wishes to look at everything the engine has.
+    looks: mpsc::Receiver<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new(status: Status, level: Level) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            common::durable::replace(&path, text.as_bytes(), common::durable::Access::Everybody)
+                .unwrap();
+        };
+        std::fs::create_dir(folder.path().join("zones")).unwrap();
+        write(
+            "nuage.toml",
+            "[address]\nipv4 = \"192.0.2.10\"\n[paths]\nstate = \"state\"\n",
+        );
+        write(
+            "zones/w.example.toml",
+            "origin = \"w.example\"\nnameservers = [\"ns1.w.example\"]\n[sites.alice]\n",
+        );
+        let declared = Declared::open(&folder.path().join("nuage.toml")).unwrap();
+        let (state, config) = (
+            &declared.config().state,
+            declared.config().containers.clone(),
+        );
+        std::fs::create_dir_all(state).unwrap();
+        let leases = Leases::open(state, &config).unwrap();
+        let no_database: Option<Database> = None;
+        let work = Work::new(
+            Arc::new(DockerEngine::new(&config, &leases.instance)),
+            Folders::new(state),
+            no_database,
+            Networks::new(&leases.instance, Vec::new(), None, Vec::new()),
+            1,
+        );
+        let observed = watch::Sender::new(Arc::new(Observed::new()));
+        let wakes = Wakes::register(&prometheus::Registry::new(), observed.subscribe()).unwrap();
+        let (resync, looks) = mpsc::channel(1);
+        let mut fleet = Fleet::new(
+            config,
+            Published::new(Arc::clone(declared.registry())),
+            leases,
+            Arc::new(work),
+            broadcast::channel(NEWS).0,
+            observed,
+            watch::Sender::new(true),
+            wakes,
+            resync,
+        );
+        fleet.synced = true;
+        let site: Arc<str> = ALICE.into();
+        let tenant = fleet.declared_tenant(&site).unwrap();
+        let digest = tenant.making.as_ref().unwrap().digest.to_string();
+        tenant.seen = Some(Seen {
+            id: "1".to_owned(),
+            digest,
+            status,
+        });
+        tenant.level = level;
+        tenant.ready = status == Status::Running;
+        Self {
+            fleet,
+            site,
+            looks,
+            _folder: folder,
+        }
+    }
+
+    fn tenant(&mut self) -> &mut Tenant {
+        self.fleet.tenants.get_mut(&self.site).unwrap()
+    }
+
+    fn event(&mut self, kind: EventKind, at: SystemTime) {
+        self.fleet.command(Command::Engine(Event {
+            id: "1".to_owned(),
+            site: Arc::clone(&self.site),
+            kind,
+            at,
+        }));
+    }
+}
+
+#[tokio::test]
+async fn late_news_of_a_stop_starts_nothing() {
+    let mut world = World::new(Status::Stopped, Level::Asleep);
+    let before = SystemTime::now();
+    world.tenant().settled = before + Duration::from_millis(1);
+    // A frozen site is unfrozen to be stopped, and this is heard when all that is over.
+    for kind in [EventKind::Unpaused, EventKind::Died] {
+        world.event(kind, before);
+        let tenant = world.tenant();
+        assert_eq!(tenant.status(), Some(Status::Stopped), "{kind:?}");
+        assert_eq!(tenant.level, Level::Asleep, "{kind:?}");
+    }
+    assert!(world.looks.try_recv().is_ok(), "the engine is asked");
+    assert!(world.fleet.due.is_empty());
+}
+
+#[tokio::test]
+async fn late_news_of_an_end_is_no_crash() {
+    let mut world = World::new(Status::Running, Level::Awake);
+    let before = SystemTime::now();
+    let tenant = world.tenant();
+    tenant.settled = before + Duration::from_millis(1);
+    tenant.started = Some(Instant::now());
+    world.event(EventKind::Died, before);
+    assert_eq!(world.tenant().crashes, 0);
+    assert!(world.looks.try_recv().is_ok(), "the engine is asked");
+    world.event(EventKind::Died, before + Duration::from_secs(1));
+    assert_eq!(world.tenant().crashes, 1, "this one is news");
+}
