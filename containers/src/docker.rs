@@ -343,7 +343,7 @@ impl Engine for DockerEngine {
         };
         made.map(|made| made.id).map_err(|error| {
             match self.error(error) {
-                EngineError::Missing(_) => EngineError::Missing(format!(
+                EngineError::Missing(_) => EngineError::Unfit(format!(
                     "there is no image {0} at the engine: build the standard one with images/php/build, or fetch it with `docker pull {0}`",
                     spec.image
                 )),
@@ -353,8 +353,14 @@ impl Engine for DockerEngine {
     }
 
     async fn start(&self, id: &str) -> Result<(), EngineError> {
-        let started = self.docker().await?.start_container(id, None).await;
-        self.settled(started, "already started")
+        match self.docker().await?.start_container(id, None).await {
+            // Its command is not there, or can't be run.
+            Err(Error::DockerResponseServerError {
+                status_code: 400,
+                message,
+            }) => Err(EngineError::Unfit(message)),
+            started => self.settled(started, "already started"),
+        }
     }
 
     async fn pause(&self, id: &str) -> Result<(), EngineError> {

@@ -77,6 +77,9 @@ pub(crate) enum EngineError {
     /// What was asked for is not there.
     #[error("{0}")]
     Missing(String),
+    /// What a container is made from is at fault: there is no such image, or no such command in it.
+    #[error("{0}")]
+    Unfit(String),
     /// It refuses.
     #[error("the engine refuses: {0}")]
     Refused(String),

@@ -326,6 +326,7 @@ impl Fleet {
         }
         match outcome.error {
             None => {
+                tenant.recovered();
                 if tenant.status() == Some(Status::Running) {
                     if let Some(since) = waking {
                         let from = if before == Some(Status::Paused) {
@@ -365,7 +366,11 @@ impl Fleet {
                         tenant.trouble = Some(text);
                     } else {
                         tenant.ready = false;
-                        tenant.failed(text, now);
+                        if error.is_a_crash() {
+                            tenant.failed(text, now);
+                        } else {
+                            tenant.hindered(text);
+                        }
                         self.wakes.failed();
                         self.fail_waiters(site);
                     }
@@ -388,7 +393,11 @@ impl Fleet {
     /// Nothing to do for a site: whoever waited for that is told.
     fn settle(&mut self, site: &Arc<str>, now: Instant) {
         if let Some(tenant) = self.tenants.get_mut(site) {
-            let live = tenant.live(now);
+            let mut live = tenant.live(now);
+            if live.state == State::Awake {
+                tenant.recovered();
+                live = tenant.live(now);
+            }
             if live.state == State::Awake && tenant.held.is_none() {
                 tenant.answer(&Ok(live));
             }

@@ -96,6 +96,8 @@ pub(crate) struct Tenant {
     /// Not to be tried before.
     pub(crate) not_before: Option<Instant>,
     pub(crate) trouble: Option<String>,
+    /// What is wrong with its declaration.
+    pub(crate) misdeclared: Option<String>,
     /// Kept at most at this level, for a backup or a restore.
     pub(crate) held: Option<Level>,
     /// Until when nothing is tried again, whatever failed.
@@ -178,6 +180,7 @@ impl Tenant {
             crashes: 0,
             not_before: None,
             trouble: None,
+            misdeclared: None,
             held: None,
             rest: None,
             believed: None,
@@ -229,6 +232,11 @@ impl Tenant {
             Duration::from_millis(250 << self.crashes.min(MOST_CRASHES))
         };
         self.not_before = Some(now + pause);
+        self.hindered(why);
+    }
+
+    /// Notes that it could not be started for no fault of its own: the next visit may try again.
+    pub(crate) fn hindered(&mut self, why: String) {
         self.trouble = Some(why);
         self.level = Level::Asleep;
         self.admitted = false;
@@ -267,6 +275,13 @@ impl Tenant {
     /// It was frozen, or is in use again.
     pub(crate) fn supple(&mut self) {
         (self.stiff, self.freeze_after) = (0, None);
+    }
+
+    /// Forgets trouble that is over; crashes are only once it has run for a while.
+    pub(crate) fn recovered(&mut self) {
+        if self.crashes == 0 {
+            self.trouble = None;
+        }
     }
 
     /// Forgets what went wrong.
@@ -323,7 +338,7 @@ impl Tenant {
                 .map(|making| making.spec.address()),
             generation: self.generation,
             full: self.full,
-            trouble: self.trouble.clone(),
+            trouble: self.trouble.clone().or_else(|| self.misdeclared.clone()),
         }
     }
 }

@@ -121,6 +121,14 @@ pub(crate) enum WorkError {
 }
 
 impl WorkError {
+    /// Whether trying again is of no use before somebody mends the site: what it stands on is there.
+    pub(crate) fn is_a_crash(&self) -> bool {
+        matches!(
+            self,
+            Self::Ended | Self::Silent { .. } | Self::Engine(EngineError::Unfit(_))
+        )
+    }
+
     /// Whether the engine is to blame, and not the site.
     pub(crate) fn is_engine_gone(&self) -> bool {
         matches!(

@@ -24,6 +24,43 @@ fn a_missing_image_is_told_with_its_cure() {
 }
 
 #[test]
+fn a_missing_command_is_told_and_left_alone() {
+    let cloud = Cloud::start("[sites.alice]\ncommand = [\"/no/such/program\"]\n", "");
+    until("it is left alone", || {
+        assert_eq!(cloud.get("alice", "").status, 503);
+        cloud.state_of("alice") == "crashed"
+    });
+    let stats = cloud.command(&["site", "stats", "alice"]);
+    assert!(stats.out.contains("/no/such/program"), "{stats:?}");
+}
+
+#[test]
+fn trouble_that_is_not_the_sites_is_over_when_it_is_over() {
+    let cloud = Cloud::start("[sites.alice]\n", "");
+    let folder = cloud.state.join("sites/w.example");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::File::create(folder.join("alice")).unwrap();
+    for _ in 0..6 {
+        assert_eq!(cloud.get("alice", "").status, 503);
+    }
+    let trouble = || cloud.command(&["site", "stats", "alice"]).out;
+    let why = "can't make the site's files ready";
+    assert!(trouble().contains(why), "{}", trouble());
+    assert_ne!(cloud.state_of("alice"), "crashed");
+    std::fs::remove_file(folder.join("alice")).unwrap();
+    assert_eq!(cloud.get("alice", "").status, 200);
+    assert!(!trouble().contains(why), "{}", trouble());
+
+    // Nor does that of a declaration outlast it.
+    let zone = |text: &str| cloud.nuage().folder.zone(text);
+    zone("[sites.alice]\nsecrets = { TOKEN = \"missing\" }\n");
+    until("it is told", || trouble().contains("the secret TOKEN"));
+    assert_eq!(cloud.get("alice", "").status, 200, "what runs goes on");
+    zone("[sites.alice]\n");
+    until("it is over", || !trouble().contains("the secret TOKEN"));
+}
+
+#[test]
 fn a_container_that_never_listens_is_given_up() {
     let cloud = Cloud::start(
         "[sites.deaf]\ncommand = [\"sleep\", \"1000\"]\n",

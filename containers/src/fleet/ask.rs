@@ -157,7 +157,7 @@ impl Fleet {
         let (synced, begun) = (self.synced, self.begun);
         let Some(tenant) = self.declared_tenant(site) else {
             drop(waiter.send(Err(
-                match self.tenants.get(site).and_then(|t| t.trouble.clone()) {
+                match self.tenants.get(site).and_then(|t| t.misdeclared.clone()) {
                     Some(trouble) => Refusal::Failing(trouble),
                     None => Refusal::Unknown,
                 },

@@ -86,6 +86,7 @@ impl Fleet {
     /// What a site is to be made from by the registry of now.
     pub(super) fn declare(&mut self, site: &Arc<str>, tenant: &mut Tenant) -> Declared {
         let before = tenant.making.take();
+        tenant.misdeclared = None;
         tenant.had_database = self.leases.get(site).is_some_and(|lease| lease.database);
         let registry = self.published.load();
         let route = registry.route(site).filter(|route| {
@@ -112,7 +113,7 @@ impl Fleet {
         {
             Ok(lease) => lease,
             Err(error) => {
-                tenant.trouble = Some(error.to_string());
+                tenant.misdeclared = Some(error.to_string());
                 // What runs goes on running.
                 tenant.making = before;
                 return Declared::Container;
@@ -129,7 +130,7 @@ impl Fleet {
             match read_secret(file) {
                 Ok(value) => drop(environment.insert(variable.clone(), value)),
                 Err(error) => {
-                    tenant.trouble = Some(format!(
+                    tenant.misdeclared = Some(format!(
                         "the secret {variable} in {}: {error}",
                         file.display()
                     ));
@@ -169,7 +170,7 @@ impl Fleet {
         }
         tenant.times = Times::of(group);
         if own.database && network.parent.is_some() {
-            tenant.trouble = Some(
+            tenant.misdeclared = Some(
                 "a site on a VLAN can't reach the shared database: its group has `parent`"
                     .to_owned(),
             );

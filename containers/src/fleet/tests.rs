@@ -1,12 +1,13 @@
 //! What the fleet makes of news, with an engine that is never asked.
 
-use common::Declared;
+use common::{Declared, observed::Live};
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
     database::Database,
     docker::DockerEngine,
-    engine::{Event, EventKind},
+    engine::{EngineError, Event, EventKind},
     files::Folders,
     networks::Networks,
     plan::Seen,
@@ -100,6 +101,34 @@ impl World {
             at,
         }));
     }
+
+    /// A visitor comes; what becomes of the job that starts for it.
+    fn visited(&mut self, error: Option<WorkError>) -> Result<Live, Refusal> {
+        let (waiter, mut answer) = oneshot::channel();
+        let site = Arc::clone(&self.site);
+        let tenant = self.tenant();
+        (tenant.rest, tenant.not_before) = (None, None);
+        self.fleet.command(Command::Wake(Arc::clone(&site), waiter));
+        let job = self.fleet.due.pop().expect("a job");
+        let mut seen = job.seen.unwrap();
+        if error.is_none() {
+            seen.status = Status::Running;
+        }
+        self.fleet.done(
+            &site,
+            Outcome {
+                seen: Some(seen),
+                failed: error.is_some().then_some(Step::Start),
+                error,
+                said: String::new(),
+            },
+        );
+        answer.try_recv().expect("an answer")
+    }
+}
+
+fn database_away() -> WorkError {
+    WorkError::Database(std::io::Error::other("it does not answer"))
 }
 
 #[tokio::test]
@@ -130,4 +159,31 @@ async fn late_news_of_an_end_is_no_crash() {
     assert!(world.looks.try_recv().is_ok(), "the engine is asked");
     world.event(EventKind::Died, before + Duration::from_secs(1));
     assert_eq!(world.tenant().crashes, 1, "this one is news");
+}
+
+#[tokio::test]
+async fn what_is_not_the_sites_fault_is_no_crash_and_forgotten_when_it_is_over() {
+    let mut world = World::new(Status::Stopped, Level::Asleep);
+    for _ in 0..6 {
+        let refused = world.visited(Some(database_away())).unwrap_err();
+        assert!(refused.to_string().contains("database"), "{refused}");
+        let live = world.tenant().live(Instant::now());
+        assert_eq!(live.state, State::Asleep);
+        assert!(live.trouble.is_some_and(|why| why.contains("database")));
+    }
+    let live = world.visited(None).unwrap();
+    assert_eq!((live.state, live.trouble), (State::Awake, None));
+}
+
+#[tokio::test]
+async fn a_site_that_can_not_run_is_left_alone_in_the_end() {
+    let unfit = || WorkError::Engine(EngineError::Unfit("no image".to_owned()));
+    for error in [|| WorkError::Ended, unfit] {
+        let mut world = World::new(Status::Stopped, Level::Asleep);
+        for _ in 0..5 {
+            world.visited(Some(error())).unwrap_err();
+        }
+        let live = world.tenant().live(Instant::now());
+        assert_eq!(live.state, State::Crashed);
+    }
 }
