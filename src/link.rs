@@ -114,6 +114,7 @@ impl Link {
         // Until everything has been said once, what was known before stands.
         let mut observed = Observed::new();
         let mut whole = false;
+        let mut changed = Vec::new();
         while let Ok(Some(Ok(piece))) = timeout(SILENT, body.frame()).await {
             let Ok(octets) = piece.into_data() else {
                 continue;
@@ -134,7 +135,7 @@ impl Link {
                     }
                     Change::Gone(site) => drop(observed.remove(&site)),
                     Change::Site(site, live) => {
-                        self.keep_awake(&site, &live);
+                        changed.push(Arc::clone(&site));
                         observed.insert(site, live);
                     }
                 }
@@ -144,16 +145,25 @@ impl Link {
                 return Err(ControlError::Odd(anyhow::anyhow!("a line without end")));
             }
             if news && whole {
-                self.published.observe(Arc::new(observed.clone()));
+                self.observe(&observed, &changed);
+                changed.clear();
             }
         }
         Ok(())
     }
 
-    /// A site that goes to sleep with requests under way is asked for again at once: they wait in it.
-    fn keep_awake(&self, site: &Arc<str>, live: &Live) {
-        if matches!(live.state, State::Dozing | State::Asleep) && self.visits.in_flight(site) > 0 {
-            self.wake_once(site);
+    /// Publishes what is observed. A site that goes to sleep with requests under way is asked for again
+    /// at once: they wait in it. Looked at once it is published: a request that begins later finds it
+    /// so, one that began earlier is counted.
+    fn observe(&self, observed: &Observed, changed: &[Arc<str>]) {
+        self.published.observe(Arc::new(observed.clone()));
+        for site in changed {
+            let state = observed.get(site).map(|live| live.state);
+            if matches!(state, Some(State::Dozing | State::Asleep))
+                && self.visits.in_flight(site) > 0
+            {
+                self.wake_once(site);
+            }
         }
     }
 

@@ -74,6 +74,14 @@ impl Fleet {
                         tenant.last_active = now;
                         tenant.in_flight = in_flight;
                         tenant.believed = Some(now + BELIEVED);
+                        // They wait in a frozen site: it was to sleep before they were heard of.
+                        let waiting = in_flight > 0
+                            && tenant.level < Level::Awake
+                            && tenant.making.is_some()
+                            && matches!(tenant.status(), Some(Status::Running | Status::Paused));
+                        if waiting {
+                            self.rouse(&site, now);
+                        }
                     }
                 }
             }
@@ -177,6 +185,14 @@ impl Fleet {
             return;
         }
         tenant.wait(waiter);
+        self.rouse(site, now);
+    }
+
+    /// Somebody is there: it is to be awake.
+    fn rouse(&mut self, site: &Arc<str>, now: Instant) {
+        let Some(tenant) = self.tenants.get_mut(site) else {
+            return;
+        };
         if tenant.level < Level::Awake {
             tenant.supple();
         }

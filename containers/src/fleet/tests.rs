@@ -187,3 +187,21 @@ async fn a_site_that_can_not_run_is_left_alone_in_the_end() {
         assert_eq!(live.state, State::Crashed);
     }
 }
+
+#[tokio::test]
+async fn requests_under_way_in_a_frozen_site_wake_it() {
+    for (status, level, woken) in [
+        (Status::Paused, Level::Dozing, true),
+        (Status::Running, Level::Dozing, true),
+        // They are gone with their connections.
+        (Status::Stopped, Level::Asleep, false),
+    ] {
+        let mut world = World::new(status, level);
+        let site = Arc::clone(&world.site);
+        let nobody = Command::Activity(vec![(Arc::clone(&site), 0)]);
+        world.fleet.command(nobody);
+        assert_eq!(world.tenant().level, level);
+        world.fleet.command(Command::Activity(vec![(site, 1)]));
+        assert_eq!(world.tenant().level == Level::Awake, woken, "{status:?}");
+    }
+}
