@@ -1,5 +1,6 @@
 //! An engine of a test's own, which may be restarted or speak TLS.
 
+use super::free_net;
 use crate::harness::{run, until};
 
 /// A second engine, killed when dropped.
@@ -7,18 +8,22 @@ pub(super) struct Engine {
     folder: tempfile::TempDir,
     child: Option<std::process::Child>,
     bridge: String,
+    /// Whose number is in its subnet.
+    _net: std::fs::File,
     options: Vec<String>,
 }
 
 impl Engine {
     pub(super) fn start(options: &[&str]) -> Self {
+        let (net, held) = free_net();
         let mut engine = Self {
             folder: tempfile::tempdir().unwrap(),
             child: None,
             bridge: format!("nub{}", std::process::id()),
+            _net: held,
             options: options.iter().map(ToString::to_string).collect(),
         };
-        let address = format!("172.31.{}.1/24", std::process::id() % 250);
+        let address = format!("172.31.{net}.1/24");
         let bridge = &engine.bridge;
         let made = run(
             "sh",

@@ -86,11 +86,17 @@ fn one_line_is_a_php_site_of_her_own() {
 
 #[test]
 fn idle_sites_doze_then_sleep_and_wake_when_asked() {
-    let cloud = Cloud::start("[sites.alice]\n", IDLE);
+    let cloud = Cloud::start(
+        "[sites.alice]\n",
+        "[groups.default]\ndoze_after = \"1s\"\nsleep_after = \"8s\"\n",
+    );
     assert_eq!(cloud.state_of("alice"), "archived");
     assert_eq!(cloud.get("alice", "").status, 200);
     cloud.becomes("alice", "dozing");
-    assert_eq!(cloud.inspect("alice", "{{.State.Paused}}"), "true");
+    // Told a moment before it is so.
+    until("it is frozen", || {
+        cloud.inspect("alice", "{{.State.Paused}}") == "true"
+    });
     assert_eq!(cloud.get("alice", "").status, 200);
     cloud.becomes("alice", "asleep");
     assert_eq!(
