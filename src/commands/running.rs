@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, IsTerminal, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
     time::Instant,
@@ -128,7 +129,13 @@ impl Site {
         };
         // Beside it first: half a backup must never pass for one.
         let beside = path.with_extension("partial");
-        let file = fs::File::create(&beside)
+        fs::remove_file(&beside).unwrap_or_default();
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            // It holds the site's passwords and its database.
+            .mode(0o600)
+            .open(&beside)
             .with_context(|| format!("can't write {}", beside.display()))?;
         let written = block_on(self.back_up_into(&file)).and_then(|bytes| bytes);
         let bytes = match written.and_then(|bytes| Ok(file.sync_all().map(|()| bytes)?)) {

@@ -1,5 +1,7 @@
 //! A site's disk: its quota, a full one, backups and restores.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::{Cloud, Load};
 use crate::harness::{run, until};
 
@@ -123,6 +125,8 @@ fn a_backup_is_of_one_moment_and_comes_back_whole() {
     assert_eq!(backup.code, 0, "{backup:?}");
     writer.kill().unwrap();
     writer.wait().unwrap();
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "it holds the site's secrets");
     let listed = run(
         "sh",
         &["-c", &format!("zstd -dc {} | tar t", file.display())],
