@@ -205,10 +205,7 @@ impl Fleet {
             return;
         }
         let gone = tenant.undeclared.is_some();
-        let waited = |time: Duration| {
-            let since = tenant.undeclared.map(|(since, _)| since);
-            since.is_some_and(|since| now.duration_since(since) >= time)
-        };
+        let waited = |time: Duration| tenant.gone_for(time, now);
         let aim = Self::aim(tenant, now);
         let mut steps: Vec<Step> = if gone {
             if waited(SECOND_THOUGHTS) {

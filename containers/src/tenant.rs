@@ -213,6 +213,12 @@ impl Tenant {
         visited || !self.waiters.is_empty() || self.held.is_some()
     }
 
+    /// Whether it is declared no more for so long, and no backup or restore keeps it.
+    pub(crate) fn gone_for(&self, time: Duration, now: Instant) -> bool {
+        let since = self.undeclared.filter(|_| self.held.is_none());
+        since.is_some_and(|(since, _)| now.duration_since(since) >= time)
+    }
+
     pub(crate) fn crashed(&self, now: Instant) -> bool {
         self.crashes >= MOST_CRASHES && self.waits(now)
     }
@@ -363,6 +369,19 @@ mod tests {
             assert_eq!(times.level(Duration::from_secs(idle)), level);
         }
         assert_eq!(Times::default().level(Duration::MAX), Level::Awake);
+    }
+
+    #[test]
+    fn a_removed_site_stays_as_long_as_a_backup_holds_it() {
+        let now = Instant::now();
+        let after = Duration::from_secs(30);
+        let mut tenant = Tenant::new(now);
+        assert!(!tenant.gone_for(after, now + after), "it is declared");
+        tenant.undeclared = Some((now, Some(after)));
+        assert!(!tenant.gone_for(after, now));
+        assert!(tenant.gone_for(after, now + after));
+        tenant.held = Some(Level::Dozing);
+        assert!(!tenant.gone_for(after, now + after));
     }
 
     #[test]
