@@ -177,19 +177,26 @@ impl Socket {
 
     /// Keeps a site still for as long as what comes back is held.
     async fn hold(&self, site: &Arc<str>, level: Level) -> Result<(Held, Making), Refused> {
-        let asked = self
-            .ask(ACT, |reply| Command::Hold(Arc::clone(site), level, reply))
-            .await;
-        if matches!(asked, Err(Refused::Site(_))) {
-            // Nothing is held, or not by us.
-            return Err(asked.err().unwrap_or(Refused::Stopping));
-        }
-        let held = Held {
-            commands: self.commands.clone(),
-            site: Arc::clone(site),
-        };
-        let making = asked?.ok_or(Refused::Site(Refusal::Unknown))?;
-        Ok((held, making))
+        let (socket, site) = (self.clone(), Arc::clone(site));
+        // In a task of its own: who asked may leave before there is an answer, and the hold ends all the
+        // same with what the task comes to.
+        let held = tokio::spawn(async move {
+            let asked = socket
+                .ask(ACT, |reply| Command::Hold(Arc::clone(&site), level, reply))
+                .await;
+            if let Err(refused @ Refused::Site(_)) = asked {
+                // Nothing is held, or not by us.
+                return Err(refused);
+            }
+            let held = Held {
+                commands: socket.commands,
+                site,
+            };
+            let making = asked?.ok_or(Refused::Site(Refusal::Unknown))?;
+            Ok((held, making))
+        });
+        held.await
+            .unwrap_or_else(|error| Err(Refused::Io(io::Error::other(error))))
     }
 
     async fn container(&self, site: Arc<str>) -> Result<String, Refused> {

@@ -1,6 +1,10 @@
 //! A site's disk: its quota, a full one, backups and restores.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{
+    io::Write,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    time::Duration,
+};
 
 use super::{Cloud, Load};
 use crate::harness::{run, until};
@@ -157,4 +161,25 @@ fn a_backup_is_of_one_moment_and_comes_back_whole() {
     let back = cloud.command(&["site", "restore", "alice", "--bin"]);
     assert_eq!(back.code, 0, "{back:?}");
     assert_eq!(cloud.get("alice", "").body, "second");
+}
+
+#[test]
+fn who_leaves_during_a_backup_leaves_no_frozen_site() {
+    let cloud = Cloud::start("[sites.alice]\n", "");
+    cloud.get("alice", "");
+    let socket = cloud.state.join("control.sock");
+    for wait in [0, 1, 2, 4, 8, 12, 16, 20, 25, 30, 40, 50, 75, 100] {
+        let mut asking = UnixStream::connect(&socket).unwrap();
+        asking
+            .write_all(b"GET /v1/sites/alice.w.example/backup HTTP/1.1\r\nHost: control\r\n\r\n")
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        drop(asking);
+        until("it is awake again", || {
+            cloud.get("alice", "").status == 200 && cloud.state_of("alice") == "awake"
+        });
+    }
+    let file = cloud.state.join("alice.tar.zst");
+    let backup = cloud.command(&["site", "backup", "alice", "-o", file.to_str().unwrap()]);
+    assert_eq!(backup.code, 0, "{backup:?}");
 }
