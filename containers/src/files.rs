@@ -23,6 +23,10 @@ use crate::{backup, disk};
 /// How long the files of a removed site are kept.
 pub(crate) const KEPT: Duration = Duration::from_secs(30 * 86_400);
 
+/// Within an entry of the bin: the site's folder, and its disk's image if it has one.
+pub(crate) const SITE: &str = "site";
+pub(crate) const DISK: &str = "disk.ext4";
+
 /// `20261122T183000Z`: sorts by time, and needs no quoting.
 const STAMP: &Iso8601<STAMP_FORM> = &Iso8601;
 const STAMP_FORM: EncodedConfig = Config::DEFAULT
@@ -133,13 +137,39 @@ impl Folders {
         Ok(())
     }
 
-    /// Puts a removed site's folder aside, with a dump of its database; whether there was anything.
-    pub(crate) fn discard(&self, site: &str, now: SystemTime) -> io::Result<bool> {
-        let (folder, image) = (self.site(site), self.image(site));
-        if !folder.exists() && !image.exists() {
-            return Ok(false);
+    /// Puts a removed site's folder into the bin, with a dump of its database; where, if there was
+    /// anything.
+    pub(crate) fn discard(&self, site: &str, now: SystemTime) -> io::Result<Option<PathBuf>> {
+        let work = self.work(site)?;
+        let dump = work.join(backup::DUMP);
+        let files = self.site(site).exists() || self.image(site).exists();
+        let place = if files {
+            disk::unmount(&self.site(site))?;
+            Some(self.entry(site, now)?)
+        } else if dump.exists() {
+            // Its files went before, when it could not be dumped.
+            Some(match self.discarded(site).pop() {
+                Some(last) => last,
+                None => self.entry(site, now)?,
+            })
+        } else {
+            None
+        };
+        if let Some(place) = &place {
+            // First, for it is not made again once the files are gone.
+            if dump.exists() {
+                fs::rename(&dump, place.join(backup::DUMP))?;
+            }
+            self.put_aside(site, place)?;
+            // Its age in the bin, not that of its newest file.
+            fs::File::open(place)?.set_modified(now)?;
         }
-        disk::unmount(&folder)?;
+        fs::remove_dir_all(work)?;
+        Ok(place)
+    }
+
+    /// A new entry of the bin.
+    fn entry(&self, site: &str, now: SystemTime) -> io::Result<PathBuf> {
         let bin = self.state.join("bin");
         private(&bin)?;
         let stamp = OffsetDateTime::from(now)
@@ -153,50 +183,48 @@ impl Folders {
             place = bin.join(format!("{site}@{stamp}.{again}"));
         }
         fs::create_dir(&place)?;
-        let dump = self.work(site)?.join(backup::DUMP);
-        for (from, to) in [
-            // First what a new site of this name would find.
-            (&image, "disk.ext4"),
-            (&folder, "site"),
-            (&dump, backup::DUMP),
-        ] {
+        Ok(place)
+    }
+
+    /// Moves a site's folder and disk to an entry of the bin, or a folder like one.
+    pub(crate) fn put_aside(&self, site: &str, place: &Path) -> io::Result<()> {
+        let (folder, image) = (self.site(site), self.image(site));
+        disk::unmount(&folder)?;
+        // First what a new site of this name would find.
+        for (from, to) in [(&image, DISK), (&folder, SITE)] {
             if from.exists() {
                 fs::rename(from, place.join(to))?;
             }
         }
-        fs::remove_dir_all(self.work(site)?)?;
-        // Its age in the bin, not that of its newest file.
-        fs::File::open(&place)?.set_modified(now)?;
         for emptied in [folder.parent(), image.parent()].into_iter().flatten() {
             // Goes with the last site of its zone, and only then.
             fs::remove_dir(emptied).unwrap_or_default();
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Puts back what a site left in the bin last; what is there now goes to the bin.
-    pub(crate) fn recover(&self, site: &str, now: SystemTime) -> io::Result<()> {
-        let Some(last) = self.discarded(site).pop() else {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the bin holds nothing of this site",
-            ));
-        };
-        self.discard(site, now)?;
-        let (folder, image) = (self.site(site), self.image(site));
-        let dump = self.work(site)?.join(backup::DUMP);
-        for (from, to) in [
-            ("site", &folder),
-            ("disk.ext4", &image),
-            (backup::DUMP, &dump),
-        ] {
-            let from = last.join(from);
+    /// Moves an entry's folder and disk to a site that has none; the dump in it stays there.
+    pub(crate) fn put_back(&self, site: &str, from: &Path) -> io::Result<()> {
+        for (name, to) in [(SITE, self.site(site)), (DISK, self.image(site))] {
+            let from = from.join(name);
             if from.exists() {
                 fs::create_dir_all(to.parent().unwrap_or(&self.state))?;
                 fs::rename(from, to)?;
             }
         }
-        fs::remove_dir_all(last)
+        Ok(())
+    }
+
+    /// Removes what backups and restores that were cut short have left.
+    pub(crate) fn tidy(&self) -> io::Result<()> {
+        let entries = match fs::read_dir(self.state.join("work")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            backup::remove(&entry?.path())?;
+        }
+        Ok(())
     }
 
     /// What a site left in the bin, the latest last.
@@ -292,20 +320,49 @@ mod tests {
         fs::create_dir_all(&files).unwrap();
         fs::File::create(files.join("index.php")).unwrap();
         let now = SystemTime::now();
-        assert!(folders.discard("a.w.example", now).unwrap());
-        assert!(!folders.discard("a.w.example", now).unwrap());
+        let kept = folders.discard("a.w.example", now).unwrap().unwrap();
+        assert!(folders.discard("a.w.example", now).unwrap().is_none());
         assert!(!state.path().join("sites/w.example").exists());
-        let kept = folders.discarded("a.w.example");
-        assert_eq!(kept.len(), 1);
-        assert!(kept[0].join("site/files/index.php").exists());
+        assert_eq!(folders.discarded("a.w.example"), [kept.as_path()]);
+        assert!(kept.join("site/files/index.php").exists());
         assert!(folders.discarded("b.w.example").is_empty());
-        folders.recover("a.w.example", now).unwrap();
+        folders.put_back("a.w.example", &kept).unwrap();
         assert!(files.join("index.php").exists());
-        assert!(folders.discard("a.w.example", now).unwrap());
+        folders.put_aside("a.w.example", &kept).unwrap();
+        assert!(kept.join("site/files/index.php").exists());
 
         folders.empty_bin(now + KEPT - Duration::from_secs(60));
         assert_eq!(folders.discarded("a.w.example").len(), 1);
         folders.empty_bin(now + KEPT + Duration::from_secs(60));
         assert!(folders.discarded("a.w.example").is_empty());
+    }
+
+    #[test]
+    fn a_dump_that_comes_late_goes_to_its_files() {
+        let state = tempfile::tempdir().unwrap();
+        let folders = Folders::new(state.path());
+        fs::create_dir_all(folders.files("a.w.example")).unwrap();
+        let now = SystemTime::now();
+        let kept = folders.discard("a.w.example", now).unwrap().unwrap();
+        let dump = folders.work("a.w.example").unwrap().join(backup::DUMP);
+        fs::File::create(dump).unwrap();
+        let later = now + Duration::from_secs(60);
+        assert_eq!(
+            folders.discard("a.w.example", later).unwrap().as_deref(),
+            Some(&*kept)
+        );
+        assert!(kept.join("site/files").exists() && kept.join(backup::DUMP).exists());
+        assert_eq!(folders.discarded("a.w.example").len(), 1);
+    }
+
+    #[test]
+    fn what_was_cut_short_is_gone_at_the_next_start() {
+        let state = tempfile::tempdir().unwrap();
+        let folders = Folders::new(state.path());
+        folders.tidy().unwrap();
+        let half = folders.work("a.w.example@restore").unwrap();
+        fs::create_dir_all(half.join("site/files")).unwrap();
+        folders.tidy().unwrap();
+        assert!(!half.exists());
     }
 }

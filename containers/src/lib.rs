@@ -106,6 +106,10 @@ pub fn start(
     let path = config.containers.socket.clone();
     let listener = socket::bind(&path, config.containers.edge_user.as_deref())
         .map_err(|error| StartError::Socket(path.clone(), error))?;
+    // Now that no other control is at work.
+    if let Err(error) = parts.work.folders.tidy() {
+        tracing::warn!(%error, "what a backup or restore left that was cut short can't be removed");
+    }
 
     let (commands, received) = mpsc::channel(COMMANDS);
     let (news, _) = broadcast::channel(NEWS);
@@ -193,6 +197,11 @@ pub async fn uninstall(
         let folder = parts.work.folders.site(site);
         disk::unmount(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     }
+    parts
+        .work
+        .folders
+        .tidy()
+        .map_err(|error| error.to_string())?;
     Ok(Removed {
         containers: all,
         networks: networks.map_err(|error| told(&error))?,

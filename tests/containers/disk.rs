@@ -164,6 +164,38 @@ fn a_backup_is_of_one_moment_and_comes_back_whole() {
 }
 
 #[test]
+fn a_site_comes_back_onto_its_disk_holes_and_second_names_and_all() {
+    let cloud = Cloud::start("[sites.alice]\n", "[groups.default]\ndisk = \"32MiB\"\n");
+    cloud.get("alice", "");
+    // Ten times the disk by its length, and one file under two names that fits only once.
+    let made = cloud.command(&[
+        "site", "exec", "alice", "--", "sh", "-c",
+        "truncate -s 320M holes && printf end >> holes && head -c 17000000 /dev/urandom > one && ln one two",
+    ]);
+    assert_eq!(made.code, 0, "{made:?}");
+    let file = cloud.state.join("alice.tar.zst");
+    let backup = cloud.command(&["site", "backup", "alice", "-o", file.to_str().unwrap()]);
+    assert_eq!(backup.code, 0, "{backup:?}");
+    let changed = cloud.command(&["site", "exec", "alice", "--", "rm", "holes", "one", "two"]);
+    assert_eq!(changed.code, 0, "{changed:?}");
+    let restored = cloud.command(&["site", "restore", "alice", file.to_str().unwrap()]);
+    assert_eq!(restored.code, 0, "{restored:?}");
+    let found = cloud.command(&[
+        "site",
+        "exec",
+        "alice",
+        "--",
+        "sh",
+        "-c",
+        "tail -c 3 holes; stat -c ' %s %h' holes one two; cmp one two && touch new && echo its own",
+    ]);
+    assert_eq!(
+        found.out, "end 335544323 1\n 17000000 2\n 17000000 2\nits own\n",
+        "{found:?}"
+    );
+}
+
+#[test]
 fn who_leaves_during_a_backup_leaves_no_frozen_site() {
     let cloud = Cloud::start("[sites.alice]\n", "");
     cloud.get("alice", "");

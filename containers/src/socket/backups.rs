@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -34,7 +34,7 @@ pub(super) async fn write(
 ) -> Result<Body, Refused> {
     let (held, making) = socket.hold(&site, Level::Dozing).await?;
     socket.make_ready(&making, false).await?;
-    let dump = socket.dump(&site, &making).await?;
+    let dump = socket.dump(&site, &making).await.map_err(Refused::Io)?;
     let files = socket.work.folders.files(&site);
     let (sender, mut pieces) = mpsc::channel(backup::PIECES);
     let errors = sender.clone();
@@ -73,13 +73,19 @@ pub(super) async fn restore(
         let (_held, making) = socket.hold(&site, Level::Asleep).await?;
         // The folder is there, its disk mounted and its database made, though nobody may have visited yet.
         socket.make_ready(&making, true).await?;
-        // What is there goes to the bin whole, its database too.
-        socket.dump(&site, &making).await?;
-        if restore.bin {
-            socket.recover(&site, &making).await
+        let from = if restore.bin {
+            socket.latest(&site)?
         } else {
-            socket.unpack(&site, &making, body).await
+            socket.unpack(&site, &making, body).await?
+        };
+        let swapped = socket.swap(&site, &making, &from).await;
+        // What could not be put in its place stays in the bin, if it came from there.
+        if swapped.is_ok() || !restore.bin {
+            blocking(move || backup::remove(&from))
+                .await
+                .map_err(Refused::Io)?;
         }
+        swapped
     });
     restored
         .await
@@ -98,69 +104,97 @@ impl Socket {
         self.work.database.as_ref().filter(|_| making.database)
     }
 
-    /// Where a site's database is put beside its files.
-    fn dump_file(&self, site: &str) -> Result<PathBuf, Refused> {
-        let work = self.work.folders.work(site).map_err(Refused::Io)?;
-        Ok(work.join(backup::DUMP))
-    }
-
-    /// Dumps the site's database, if it has one.
-    async fn dump(&self, site: &str, making: &Making) -> Result<Option<PathBuf>, Refused> {
+    /// Dumps the site's database, if it has one, to where `discard` finds it.
+    async fn dump(&self, site: &str, making: &Making) -> io::Result<Option<PathBuf>> {
         let Some(database) = self.database(making) else {
             return Ok(None);
         };
-        let dump = self.dump_file(site)?;
-        database.dump(site, &dump).await.map_err(Refused::Io)?;
+        let dump = self.work.folders.work(site)?.join(backup::DUMP);
+        database.dump(site, &dump).await?;
         Ok(Some(dump))
     }
 
-    /// Takes what the bin has last of a site.
-    async fn recover(&self, site: &Arc<str>, making: &Making) -> Result<(), Refused> {
-        let (folders, name) = (self.work.folders.clone(), Arc::clone(site));
-        blocking(move || folders.recover(&name, SystemTime::now())).await?;
-        self.settle(site, making).await?;
-        // The site may be another tenant by now than the one whose files these were.
-        let (files, uid) = (self.work.folders.files(site), making.spec.uid);
-        blocking(move || backup::give(&files, uid)).await
+    /// What the bin has last of a site.
+    fn latest(&self, site: &str) -> Result<PathBuf, Refused> {
+        self.work.folders.discarded(site).pop().ok_or_else(|| {
+            Refused::Io(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the bin holds nothing of this site",
+            ))
+        })
     }
 
-    /// Takes what is sent.
-    async fn unpack(&self, site: &Arc<str>, making: &Making, body: Body) -> Result<(), Refused> {
+    /// Unpacks what is sent beside the site.
+    async fn unpack(&self, site: &str, making: &Making, body: Body) -> Result<PathBuf, Refused> {
+        // No site has such a name.
+        let folder = self.work.folders.work(&format!("{site}@restore"));
+        let (folder, quota) = (folder.map_err(Refused::Io)?, making.quota);
         let (feeding, receiver) = feed(body);
-        let (folders, name) = (self.work.folders.clone(), Arc::clone(site));
-        let (uid, quota) = (making.spec.uid, making.quota);
+        let to = folder.clone();
         let unpacked = blocking(move || {
             let arriving = backup::Arriving {
                 receiver,
                 piece: Bytes::new(),
             };
-            let unpacked = backup::unpack(&folders.work(&name)?, uid, quota, arriving)?;
-            backup::replace(&folders, &name, uid, quota, &unpacked)
+            backup::unpack(&to, quota, arriving)
         })
         .await;
         feeding.abort();
-        if unpacked.is_err() {
-            // The dump of what is still in place.
-            self.clear(site)?;
-        }
-        unpacked?;
-        self.settle(site, making).await
+        unpacked.map(|()| folder).map_err(Refused::Io)
     }
 
-    /// Reads the dump that came with the files into the database.
-    async fn settle(&self, site: &str, making: &Making) -> Result<(), Refused> {
-        self.make_ready(making, true).await?;
-        let dump = self.dump_file(site)?;
+    /// Puts what is in a folder in the site's place, and what is there into the bin: all of it, or
+    /// nothing.
+    async fn swap(&self, site: &Arc<str>, making: &Making, from: &Path) -> Result<(), Refused> {
+        self.dump(site, making).await.map_err(Refused::Io)?;
+        let (folders, name) = (self.work.folders.clone(), Arc::clone(site));
+        let before = blocking(move || folders.discard(&name, SystemTime::now()))
+            .await
+            .map_err(Refused::Io)?;
+        let Err(error) = self.put(site, making, from).await else {
+            return Ok(());
+        };
+        let why = match self.put_off(site, making, from, before).await {
+            Ok(()) => error.to_string(),
+            Err(also) => format!(
+                "{error}; nor could what was there be put back ({also}): it is in the bin, `nuage site restore {site} --bin`"
+            ),
+        };
+        Err(Refused::Io(io::Error::other(why)))
+    }
+
+    /// Undoes `put`, and puts what was there before in its place again.
+    async fn put_off(
+        &self,
+        site: &Arc<str>,
+        making: &Making,
+        from: &Path,
+        before: Option<PathBuf>,
+    ) -> io::Result<()> {
+        let (folders, name, from) = (self.work.folders.clone(), Arc::clone(site), from.to_owned());
+        blocking(move || folders.put_aside(&name, &from)).await?;
+        if let Some(before) = before {
+            self.put(site, making, &before).await?;
+            blocking(move || backup::remove(&before)).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts files and database in the place of a site that has no files.
+    async fn put(&self, site: &Arc<str>, making: &Making, from: &Path) -> io::Result<()> {
+        let (folders, name, place) = (self.work.folders.clone(), Arc::clone(site), from.to_owned());
+        blocking(move || folders.put_back(&name, &place)).await?;
+        self.work
+            .ready_files(making, true)
+            .await
+            .map_err(io::Error::other)?;
+        let dump = from.join(backup::DUMP);
         if let Some(database) = self.database(making).filter(|_| dump.exists()) {
-            database.restore(site, &dump).await.map_err(Refused::Io)?;
+            database.restore(site, &dump).await?;
         }
-        // What is in it is in the database now, or was for none.
-        self.clear(site)
-    }
-
-    fn clear(&self, site: &str) -> Result<(), Refused> {
-        let work = self.work.folders.work(site).map_err(Refused::Io)?;
-        std::fs::remove_dir_all(work).map_err(Refused::Io)
+        // They may have been another tenant's, or of another machine.
+        let (files, uid) = (self.work.folders.files(site), making.spec.uid);
+        blocking(move || backup::give(&files, uid)).await
     }
 }
 
@@ -189,9 +223,8 @@ fn feed(body: Body) -> (JoinHandle<()>, mpsc::Receiver<io::Result<Bytes>>) {
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Refused> {
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(io::Error::other(error)))
-        .map_err(Refused::Io)
 }
