@@ -11,13 +11,24 @@ use common::{
     durable::{self, Access},
 };
 use ring::{hmac, rand::SecureRandom};
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::Command,
+};
 
 /// The longest one statement of ours may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The longest a whole database may take, out or in.
 const DUMP_WITHIN: Duration = Duration::from_secs(3_600);
+
+/// What the server says of a view or a routine that leads nowhere, its table dropped or its maker gone:
+/// no column, no table, no function, an invalid view, no definer. Nothing is lost with it.
+const LEADS_NOWHERE: [u16; 5] = [1054, 1146, 1305, 1356, 1449];
+/// The most that is read of what a program complains of.
+const MOST_SAID: u64 = 1 << 20;
+/// Errors of the client itself, a lost connection among them: what comes after is not to be believed.
+const CLIENT: std::ops::Range<u16> = 2000..3000;
 
 /// The shared server.
 #[derive(Clone)]
@@ -85,47 +96,54 @@ impl Database {
         .into()
     }
 
-    /// Makes sure the site's database and user are there; the user only from the site's address.
-    pub(crate) async fn prepare(&self, site: &str, address: Ipv4Addr) -> io::Result<()> {
+    /// Makes sure the site's database and user are there. The user is one for every address: views,
+    /// triggers and routines name the account that made them, and must outlive an address.
+    pub(crate) async fn prepare(&self, site: &str) -> io::Result<()> {
         let (name, password) = (name(site), self.password(site));
         let connections = self.settings.connections;
-        // Users of earlier addresses go: the address may be another site's by now.
-        let old = self
-            .query(&format!(
-                "SELECT Host FROM mysql.user WHERE User='{name}' AND Host<>'{address}'"
-            ))
-            .await?;
-        let mut script = String::new();
-        for host in old.lines().filter(|host| host.parse::<Ipv4Addr>().is_ok()) {
-            script.push_str(&format!("DROP USER '{name}'@'{host}';\n"));
-        }
+        // Unless escaped, `_` stands for any letter in a grant, and would let a site make more databases.
+        let pattern = name.replace('_', "\\_");
+        let mut script = drop_users(&name, &self.hosts(&name, "%").await?);
         script.push_str(&format!(
             "CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4;\n\
-             CREATE USER IF NOT EXISTS '{name}'@'{address}' IDENTIFIED BY '{password}';\n\
-             ALTER USER '{name}'@'{address}' IDENTIFIED BY '{password}' WITH MAX_USER_CONNECTIONS {connections} MAX_STATEMENT_TIME 60;\n\
-             GRANT ALL PRIVILEGES ON `{name}`.* TO '{name}'@'{address}';\n"
+             CREATE USER IF NOT EXISTS '{name}'@'%' IDENTIFIED BY '{password}';\n\
+             ALTER USER '{name}'@'%' IDENTIFIED BY '{password}' WITH MAX_USER_CONNECTIONS {connections} MAX_STATEMENT_TIME 60;\n\
+             GRANT ALL PRIVILEGES ON `{pattern}`.* TO '{name}'@'%';\n"
         ));
         self.query(&script).await.map(drop)
+    }
+
+    /// Whether the site's database is there.
+    pub(crate) async fn exists(&self, site: &str) -> io::Result<bool> {
+        let name = name(site);
+        let found = self
+            .query(&format!(
+                "SELECT 1 FROM information_schema.schemata WHERE schema_name='{name}'"
+            ))
+            .await?;
+        Ok(!found.is_empty())
     }
 
     /// Removes the site's database and users.
     pub(crate) async fn discard(&self, site: &str) -> io::Result<()> {
         let name = name(site);
-        let hosts = self
-            .query(&format!("SELECT Host FROM mysql.user WHERE User='{name}'"))
-            .await?;
-        let mut script = format!("DROP DATABASE IF EXISTS `{name}`;\n");
-        for host in hosts
-            .lines()
-            .filter(|host| host.parse::<Ipv4Addr>().is_ok())
-        {
-            script.push_str(&format!("DROP USER '{name}'@'{host}';\n"));
-        }
-        self.query(&script).await.map(drop)
+        let users = drop_users(&name, &self.hosts(&name, "").await?);
+        self.query(&format!("DROP DATABASE IF EXISTS `{name}`;\n{users}"))
+            .await
+            .map(drop)
     }
 
-    /// Writes the site's database as SQL to a file, at one moment in time.
-    pub(crate) async fn dump(&self, site: &str, to: &Path) -> io::Result<()> {
+    /// From where users of this name may log in, one a line, but for one place.
+    async fn hosts(&self, name: &str, but: &str) -> io::Result<String> {
+        self.query(&format!(
+            "SELECT Host FROM mysql.user WHERE User='{name}' AND Host<>'{but}'"
+        ))
+        .await
+    }
+
+    /// Writes the site's database as SQL to a file, at one moment in time. What is damaged is left out,
+    /// and told; views and routines that lead nowhere are no damage.
+    pub(crate) async fn dump(&self, site: &str, to: &Path) -> io::Result<Option<String>> {
         // Beside it first: a dump that is there is not lost for one that fails.
         let beside = to.with_extension("new");
         let file = std::fs::File::create(&beside)?;
@@ -137,56 +155,62 @@ impl Database {
                 "--routines",
                 "--triggers",
                 "--skip-dump-date",
+                // One stale view must not keep all the rest from being saved.
+                "--force",
             ])
             .arg(name(site))
             .stdin(Stdio::null())
             .stdout(file)
             .stderr(Stdio::piped());
-        let child = command.spawn().map_err(missing)?;
-        let output = tokio::time::timeout(DUMP_WITHIN, child.wait_with_output())
-            .await
-            .map_err(late)??;
-        finish("mariadb-dump", output)?;
-        if ends_whole(&beside)? {
-            std::fs::rename(&beside, to)
-        } else {
-            Err(io::Error::other("the database's dump is not whole"))
+        let complaints = Complaints::of(command).await?;
+        if complaints.cut_off() || !ends_whole(&beside)? {
+            return Err(io::Error::other(format!(
+                "the database's dump is not whole: mariadb-dump: {}",
+                complaints.said.trim()
+            )));
         }
+        std::fs::rename(&beside, to)?;
+        if !complaints.said.is_empty() {
+            tracing::warn!(site, said = %complaints.said.trim(), "not everything of the database can be dumped");
+        }
+        Ok(complaints.damage())
     }
 
     /// Replaces the site's database by what a dump says.
     pub(crate) async fn restore(&self, site: &str, from: &Path) -> io::Result<()> {
         let name = name(site);
-        self.query(&format!(
-            "DROP DATABASE IF EXISTS `{name}`; CREATE DATABASE `{name}` CHARACTER SET utf8mb4;"
-        ))
+        self.run(
+            self.own_client(site),
+            &format!(
+                "DROP DATABASE IF EXISTS `{name}`; CREATE DATABASE `{name}` CHARACTER SET utf8mb4;"
+            ),
+        )
         .await?;
-        // As the site's own user might: a dump is somebody's file, and must not speak for root.
-        let user = format!("{name}'@'localhost");
-        let password = self.password(site);
-        self.query(&format!(
-            "CREATE OR REPLACE USER '{user}' IDENTIFIED BY '{password}'; GRANT ALL PRIVILEGES ON `{name}`.* TO '{user}';"
-        ))
-        .await?;
-        let mut command = self.program("mariadb");
+        let mut command = self.own_client(site);
         command
-            // A line of the dump is a statement, never a command to the client, which runs as root.
-            .arg("--binary-mode")
-            .arg(format!("--user={name}"))
-            .env("MYSQL_PWD", &password)
+            // As in the dump: a stale view is no reason to go without all that comes after it.
+            .arg("--force")
             .arg(&name)
             .stdin(std::fs::File::open(from)?)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let restored = match command.spawn() {
-            Ok(child) => tokio::time::timeout(DUMP_WITHIN, child.wait_with_output())
-                .await
-                .unwrap_or_else(|elapsed| Err(late(elapsed))),
-            Err(error) => Err(missing(error)),
-        };
-        let restored = restored.and_then(|output| finish("mariadb", output));
-        self.query(&format!("DROP USER '{user}';")).await?;
-        restored.map(drop)
+        Complaints::of(command)
+            .await?
+            .damage()
+            .map_or(Ok(()), |damage| Err(io::Error::other(damage)))
+    }
+
+    /// A client that acts as the site's own user: a dump is somebody's file, and must not speak for root.
+    fn own_client(&self, site: &str) -> Command {
+        let mut command = self.program("mariadb");
+        command
+            // A line of the dump is a statement, never a command to the client, which runs as root.
+            .arg("--binary-mode")
+            // The limit is for pages.
+            .arg("--init-command=SET max_statement_time=0")
+            .arg(format!("--user={}", name(site)))
+            .env("MYSQL_PWD", self.password(site));
+        command
     }
 
     fn password(&self, site: &str) -> String {
@@ -207,20 +231,23 @@ impl Database {
     }
 
     async fn query(&self, script: &str) -> io::Result<String> {
-        let mut command = self.program("mariadb");
+        self.run(self.program("mariadb"), script).await
+    }
+
+    async fn run(&self, mut command: Command, script: &str) -> io::Result<String> {
         command
             .args(["--batch", "--skip-column-names"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let run = async {
+        let answer = async {
             let mut child = command.spawn().map_err(missing)?;
             if let Some(mut input) = child.stdin.take() {
                 input.write_all(script.as_bytes()).await?;
             }
             finish("mariadb", child.wait_with_output().await?)
         };
-        tokio::time::timeout(DEADLINE, run).await.map_err(|_| {
+        tokio::time::timeout(DEADLINE, answer).await.map_err(|_| {
             io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the database server does not answer",
@@ -257,6 +284,81 @@ fn ends_whole(dump: &Path) -> io::Result<bool> {
     let mut end = Vec::new();
     file.read_to_end(&mut end)?;
     Ok(String::from_utf8_lossy(&end).contains("-- Dump completed"))
+}
+
+/// What a program complained of while it went on.
+struct Complaints {
+    said: String,
+    /// Of each error its number, where it has one, and its line.
+    errors: Vec<(Option<u16>, String)>,
+}
+
+impl Complaints {
+    /// Runs a program to its end.
+    async fn of(mut command: Command) -> io::Result<Self> {
+        let mut said = Vec::new();
+        let run = async {
+            let mut child = command.spawn().map_err(missing)?;
+            if let Some(mut errors) = child.stderr.take() {
+                // It repeats what failed, which may be all of somebody's file.
+                (&mut errors).take(MOST_SAID).read_to_end(&mut said).await?;
+                tokio::io::copy(&mut errors, &mut tokio::io::sink()).await?;
+            }
+            child.wait().await
+        };
+        let status = tokio::time::timeout(DUMP_WITHIN, run)
+            .await
+            .map_err(late)??;
+        let whole = (said.len() as u64) < MOST_SAID;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let mut errors: Vec<(Option<u16>, String)> = said
+            .lines()
+            .filter(|line| line.starts_with("mariadb-dump: ") || line.starts_with("ERROR "))
+            .map(|line| (number(line), line.to_owned()))
+            .collect();
+        if !whole || (errors.is_empty() && !status.success()) {
+            errors.push((None, said.lines().last().unwrap_or_default().to_owned()));
+        }
+        Ok(Self { said, errors })
+    }
+
+    /// Whether the server was lost on the way.
+    fn cut_off(&self) -> bool {
+        self.errors
+            .iter()
+            .any(|(number, _)| number.is_some_and(|number| CLIENT.contains(&number)))
+    }
+
+    /// What is not whole; views and routines that lead nowhere may be left out.
+    fn damage(&self) -> Option<String> {
+        let lines: Vec<&str> = self
+            .errors
+            .iter()
+            .filter(|(number, _)| !number.is_some_and(|number| LEADS_NOWHERE.contains(&number)))
+            .map(|(_, line)| line.as_str())
+            .collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+}
+
+/// The number of an error: `… (1356)` and `… Got error: 1356: …` of mariadb-dump, `ERROR 1356 …` of
+/// mariadb.
+fn number(line: &str) -> Option<u16> {
+    let (text, end) = if let Some(text) = line.strip_prefix("ERROR ") {
+        (text, ' ')
+    } else if let Some(text) = line.strip_prefix("mariadb-dump: Got error: ") {
+        (text, ':')
+    } else {
+        (line.rsplit_once('(')?.1, ')')
+    };
+    text.split_once(end)?.0.parse().ok()
+}
+
+fn drop_users(name: &str, hosts: &str) -> String {
+    hosts
+        .lines()
+        .map(|host| format!("DROP USER '{name}'@'{host}';\n"))
+        .collect()
 }
 
 fn finish(program: &str, output: std::process::Output) -> io::Result<String> {
@@ -297,6 +399,42 @@ mod tests {
         assert_ne!(name("a-b.w.example"), name("a_b.w.example"));
         let odd = name(&format!("{}'`;.w.example", "x".repeat(60)));
         assert!(odd.len() <= 64 && odd.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_no_damage() {
+        let numbers = [
+            (
+                "mariadb-dump: Couldn't execute 'SHOW FIELDS FROM `v`': View 'a.v' references invalid table(s) (1356)",
+                Some(1356),
+            ),
+            (
+                "mariadb-dump: Got error: 2013: \"Lost connection to server (during query)\" when using LOCK TABLES",
+                Some(2013),
+            ),
+            (
+                "ERROR 1146 (42S02) at line 161: Table 'a.u' doesn't exist",
+                Some(1146),
+            ),
+            ("ERROR at line 3: Unknown command '\\!'.", None),
+        ];
+        for (line, number) in numbers {
+            assert_eq!(super::number(line), number, "{line}");
+        }
+        let said = |numbers: &[Option<u16>]| Complaints {
+            said: String::new(),
+            errors: numbers
+                .iter()
+                .map(|number| (*number, "why".to_owned()))
+                .collect(),
+        };
+        let stale = said(&[Some(1356), Some(1146)]);
+        assert!(!stale.cut_off() && stale.damage().is_none());
+        let crashed = said(&[Some(1356), Some(1194)]);
+        assert!(!crashed.cut_off() && crashed.damage().as_deref() == Some("why"));
+        let lost = said(&[Some(1356), Some(2013)]);
+        assert!(lost.cut_off() && lost.damage().is_some());
+        assert!(said(&[None]).damage().is_some());
     }
 
     #[test]

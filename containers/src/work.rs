@@ -258,7 +258,7 @@ impl Work {
         if making.database {
             let database = self.database.as_ref().ok_or(WorkError::NoDatabase)?;
             database
-                .prepare(&making.spec.site, making.spec.ipv4)
+                .prepare(&making.spec.site)
                 .await
                 .map_err(WorkError::Database)?;
         }
@@ -339,23 +339,32 @@ impl Work {
 
     async fn discard(&self, job: &Job) -> Result<(), WorkError> {
         let site = Arc::clone(&job.site);
-        if let Some(database) = self.database.as_ref().filter(|_| job.had_database) {
+        let database = self.database.as_ref().filter(|_| job.had_database);
+        let dumped = match database {
             // The dump goes into the bin with the files, so that a site can come back whole.
-            let work = self.folders.work(&site).map_err(WorkError::Files)?;
-            let dump = work.join(crate::backup::DUMP);
-            database
-                .dump(&site, &dump)
-                .await
-                .map_err(WorkError::Database)?;
-        }
+            Some(database) => self.last_dump(database, &site).await,
+            None => Ok(()),
+        };
+        // Whatever became of the dump: a database that fails must not keep the files in their place. One
+        // that is made later goes to them.
         let (folders, name) = (self.folders.clone(), Arc::clone(&site));
         tokio::task::spawn_blocking(move || folders.discard(&name, SystemTime::now()))
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(WorkError::Files)?;
         // Last: until its dump is in the bin, the database is all there is.
-        if let Some(database) = self.database.as_ref().filter(|_| job.had_database) {
+        dumped.map_err(WorkError::Database)?;
+        if let Some(database) = database {
             database.discard(&site).await.map_err(WorkError::Database)?;
+        }
+        Ok(())
+    }
+
+    /// Dumps a database that is about to go, as far as it can be.
+    async fn last_dump(&self, database: &Database, site: &str) -> io::Result<()> {
+        if database.exists(site).await? {
+            let dump = self.folders.work(site)?.join(crate::backup::DUMP);
+            database.dump(site, &dump).await?;
         }
         Ok(())
     }

@@ -17,6 +17,8 @@ fn mariadb(port: u16) -> (Server, tempfile::TempDir) {
             "--no-defaults",
             "--user=root",
             &format!("--datadir={path}/data"),
+            // A server empties the common one of what another has there.
+            &format!("--tmpdir={path}"),
             "--auth-root-authentication-method=socket",
             "--skip-test-db",
         ],
@@ -30,6 +32,7 @@ fn mariadb(port: u16) -> (Server, tempfile::TempDir) {
             "--no-defaults",
             "--user=root",
             &format!("--datadir={path}/data"),
+            &format!("--tmpdir={path}"),
             &format!("--socket={path}/socket"),
             &format!("--pid-file={path}/pid"),
             &format!("--port={port}"),
@@ -135,7 +138,7 @@ fn wordpress_with_its_own_database() {
         dashboard.status
     );
 
-    // Nobody else has this database, nor without the password.
+    // The password opens one database, and nobody else's password does.
     let password = cloud
         .command(&[
             "site",
@@ -149,8 +152,11 @@ fn wordpress_with_its_own_database() {
         .out;
     let words: Vec<&str> = password.split_whitespace().collect();
     cloud.get("thief", "");
-    cloud.put("thief", "steal.php", &format!("<?php mysqli_report(MYSQLI_REPORT_OFF); echo @mysqli_connect('{}', '{}', '{}', '{}', {port}) ? 'stolen' : 'refused';", words[3], words[1], words[2], words[0]));
-    assert_eq!(cloud.get("thief", "steal.php").body, "refused");
+    for (user, secret) in [("$user", "$own"), ("'{blog}'", "$own"), ("'{blog}'", "''")] {
+        let user = user.replace("{blog}", words[1]);
+        cloud.put("thief", "steal.php", &format!("<?php mysqli_report(MYSQLI_REPORT_OFF); $user = getenv('DB_USER'); $own = getenv('DB_PASSWORD'); echo @mysqli_connect('{}', {user}, {secret}, '{}', {port}) ? 'stolen' : 'refused';", words[3], words[0]));
+        assert_eq!(cloud.get("thief", "steal.php").body, "refused");
+    }
     let environment = cloud.command(&["site", "exec", "plain", "--", "env"]).out;
     assert!(!environment.contains("DB_"), "{environment}");
 
@@ -241,4 +247,201 @@ fn a_site_that_went_and_came_back_gets_its_database_from_the_bin() {
     let restored = cloud.command(&["site", "restore", "notes", "--bin"]);
     assert_eq!(restored.code, 0, "{restored:?}");
     assert_eq!(cloud.get("notes", "read.php").body, "remember");
+}
+
+/// A site whose page runs the SQL it is sent, statement by statement, and prints what comes of each.
+fn with_sql(disk: &str) -> (Cloud, Server, tempfile::TempDir) {
+    let port = free_port();
+    let (server, folder) = mariadb(port);
+    let cloud = Cloud::start(
+        "[sites.notes]\ndatabase = true\n",
+        &format!(
+            "[database]\nsocket = \"{}\"\nport = {port}\n[groups.default]\ndisk = \"{disk}\"\n",
+            folder.path().join("socket").display()
+        ),
+    );
+    assert_eq!(cloud.get("notes", "").status, 200);
+    cloud.put("notes", "sql.php", "<?php mysqli_report(MYSQLI_REPORT_OFF); $db = new mysqli(getenv('DB_HOST'), getenv('DB_USER'), getenv('DB_PASSWORD'), getenv('DB_NAME'), (int) getenv('DB_PORT')); foreach (explode(\";\\n\", file_get_contents('php://input')) as $sql) { $got = $db->query($sql); echo is_object($got) ? implode(',', $got->fetch_row() ?? ['none']) : ($got ? 'done' : $db->errno), ' '; }");
+    (cloud, server, folder)
+}
+
+fn sql(cloud: &Cloud, statements: &[&str]) -> String {
+    let asked = cloud.nuage().curl(
+        "https://notes.w.example/sql.php",
+        &[
+            "-H",
+            "Content-Type: text/plain",
+            "--data-binary",
+            &statements.join(";\n"),
+        ],
+    );
+    assert_eq!(asked.status, 200, "{asked:?}");
+    asked.body
+}
+
+#[test]
+fn views_triggers_and_routines_come_back_and_work() {
+    let (cloud, _server, folder) = with_sql("64MiB");
+    let made = sql(
+        &cloud,
+        &[
+            "CREATE TABLE notes (text TEXT)",
+            "CREATE TABLE log (said TEXT)",
+            "CREATE VIEW latest AS SELECT text FROM notes",
+            "CREATE TRIGGER noted BEFORE INSERT ON notes FOR EACH ROW INSERT INTO log VALUES (NEW.text)",
+            "CREATE FUNCTION answer() RETURNS INT DETERMINISTIC RETURN 42",
+            "INSERT INTO notes VALUES ('remember')",
+            // What leads nowhere, as years of updates leave it.
+            "CREATE TABLE old (a INT)",
+            "CREATE VIEW stale AS SELECT a FROM old",
+            "DROP TABLE old",
+        ],
+    );
+    assert_eq!(made.trim(), "done done done done done done done done done");
+    let works = || {
+        let got = sql(
+            &cloud,
+            &[
+                "SELECT text FROM latest",
+                "SELECT answer()",
+                "INSERT INTO notes VALUES ('more')",
+                "SELECT said FROM log WHERE said = 'more'",
+                "DELETE FROM log WHERE said = 'more'",
+                "DELETE FROM notes WHERE text = 'more'",
+            ],
+        );
+        assert_eq!(got.trim(), "remember 42 done more done done");
+    };
+    works();
+    let backup = folder.path().join("notes.tar.zst").display().to_string();
+    let saved = cloud.command(&["site", "backup", "notes", "-o", &backup]);
+    assert_eq!(saved.code, 0, "{saved:?}");
+    sql(
+        &cloud,
+        &[
+            "DROP VIEW latest",
+            "DROP FUNCTION answer",
+            "DROP TRIGGER noted",
+            "DROP TABLE notes",
+        ],
+    );
+    let restored = cloud.command(&["site", "restore", "notes", &backup]);
+    assert_eq!(restored.code, 0, "{restored:?}");
+    works();
+    // What was spoiled is in the bin, and comes back just as well.
+    let back = cloud.command(&["site", "restore", "notes", "--bin"]);
+    assert_eq!(back.code, 0, "{back:?}");
+    assert_eq!(sql(&cloud, &["SELECT text FROM latest"]).trim(), "1146");
+    let forth = cloud.command(&["site", "restore", "notes", "--bin"]);
+    assert_eq!(forth.code, 0, "{forth:?}");
+    works();
+    // Names of one letter more or less are other databases.
+    let database = cloud
+        .command(&["site", "exec", "notes", "--", "sh", "-c", "echo $DB_NAME"])
+        .out;
+    let other = database.trim().replace('_', "X");
+    let refused = sql(&cloud, &[&format!("CREATE DATABASE {other}")]);
+    assert_eq!(refused.trim(), "1044", "access denied");
+    // Gone, though its stale view is still there.
+    cloud.nuage().folder.zone("[sites.other]\n");
+    let files = cloud.files("notes");
+    let socket = folder.path().join("socket").display().to_string();
+    until_within(Duration::from_secs(90), "the site is in the bin", || {
+        let shown = run(
+            "mariadb",
+            &[
+                "--no-defaults",
+                "--socket",
+                &socket,
+                "-N",
+                "-e",
+                "SHOW DATABASES LIKE 'notes%'",
+            ],
+        );
+        !files.exists() && shown.out.trim().is_empty()
+    });
+}
+
+#[test]
+fn a_restore_that_fails_changes_nothing() {
+    let (cloud, _server, folder) = with_sql("32MiB");
+    let made = sql(
+        &cloud,
+        &[
+            "CREATE TABLE notes (text TEXT)",
+            "INSERT INTO notes VALUES ('remember')",
+        ],
+    );
+    assert_eq!(made.trim(), "done done");
+    cloud.put("notes", "page.php", "<?php echo 'here';");
+    let work = folder.path().join("work");
+    let path = |name: &str| work.join(name).display().to_string();
+    std::fs::create_dir_all(work.join("files")).unwrap();
+    let pack = |name: &str, parts: &str| {
+        let packed = run(
+            "sh",
+            &[
+                "-c",
+                &format!(
+                    "cd '{}' && tar c {parts} | zstd -q > '{name}'",
+                    work.display()
+                ),
+            ],
+        );
+        assert_eq!(packed.code, 0, "{packed:?}");
+    };
+    // More than the disk holds.
+    let filled = run(
+        "sh",
+        &[
+            "-c",
+            &format!("head -c 40000000 /dev/urandom > '{}'", path("files/big")),
+        ],
+    );
+    assert_eq!(filled.code, 0, "{filled:?}");
+    pack("large.tar.zst", "files");
+    // A database that can't be read in.
+    std::fs::remove_file(work.join("files/big")).unwrap();
+    let broken = format!(
+        "printf 'CREATE TABLE other (a INT);\\nNONSENSE;\\n' > '{}'",
+        path("database.sql")
+    );
+    assert_eq!(run("sh", &["-c", &broken]).code, 0);
+    pack("broken.tar.zst", "files database.sql");
+    let unchanged = |asked: &[&str], says: &str| {
+        let refused = cloud.command(asked);
+        assert!(
+            refused.code == 1 && refused.err.contains(says),
+            "{refused:?}"
+        );
+        assert_eq!(cloud.get("notes", "page.php").body, "here");
+        assert_eq!(
+            sql(&cloud, &["SELECT text FROM notes", "SELECT a FROM other"]).trim(),
+            "remember 1146"
+        );
+        let left: Vec<_> = std::fs::read_dir(cloud.state.join("work"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    };
+    let bin = || std::fs::read_dir(cloud.state.join("bin")).map_or(0, Iterator::count);
+    unchanged(
+        &["site", "restore", "notes", &path("large.tar.zst")],
+        "does not fit",
+    );
+    unchanged(
+        &["site", "restore", "notes", &path("broken.tar.zst")],
+        "NONSENSE",
+    );
+    assert_eq!(bin(), 0);
+    // The bin keeps what could not be put back, whole.
+    let entry = cloud.state.join("bin/notes.w.example@20200101T000000Z");
+    std::fs::create_dir_all(entry.join("site/files")).unwrap();
+    std::fs::copy(work.join("database.sql"), entry.join("database.sql")).unwrap();
+    for _ in 0..2 {
+        unchanged(&["site", "restore", "notes", "--bin"], "NONSENSE");
+        assert!(entry.join("disk.ext4").exists() && entry.join("database.sql").exists());
+        assert_eq!(bin(), 1);
+    }
 }

@@ -34,7 +34,7 @@ pub(super) async fn write(
 ) -> Result<Body, Refused> {
     let (held, making) = socket.hold(&site, Level::Dozing).await?;
     socket.make_ready(&making, false).await?;
-    let dump = socket.dump(&site, &making).await.map_err(Refused::Io)?;
+    let dump = socket.whole_dump(&site, &making).await?;
     let files = socket.work.folders.files(&site);
     let (sender, mut pieces) = mpsc::channel(backup::PIECES);
     let errors = sender.clone();
@@ -104,14 +104,31 @@ impl Socket {
         self.work.database.as_ref().filter(|_| making.database)
     }
 
-    /// Dumps the site's database, if it has one, to where `discard` finds it.
-    async fn dump(&self, site: &str, making: &Making) -> io::Result<Option<PathBuf>> {
+    /// Dumps the site's database, if it has one, to where `discard` finds it; what is damaged is left out
+    /// and told.
+    async fn dump(
+        &self,
+        site: &str,
+        making: &Making,
+    ) -> io::Result<Option<(PathBuf, Option<String>)>> {
         let Some(database) = self.database(making) else {
             return Ok(None);
         };
         let dump = self.work.folders.work(site)?.join(backup::DUMP);
-        database.dump(site, &dump).await?;
-        Ok(Some(dump))
+        let damage = database.dump(site, &dump).await?;
+        Ok(Some((dump, damage)))
+    }
+
+    /// A backup that lacks something must not pass for one.
+    async fn whole_dump(&self, site: &str, making: &Making) -> Result<Option<PathBuf>, Refused> {
+        match self.dump(site, making).await.map_err(Refused::Io)? {
+            None => Ok(None),
+            Some((dump, None)) => Ok(Some(dump)),
+            Some((dump, Some(damage))) => {
+                std::fs::remove_file(dump).unwrap_or_default();
+                Err(Refused::Io(io::Error::other(damage)))
+            }
+        }
     }
 
     /// What the bin has last of a site.
@@ -146,6 +163,7 @@ impl Socket {
     /// Puts what is in a folder in the site's place, and what is there into the bin: all of it, or
     /// nothing.
     async fn swap(&self, site: &Arc<str>, making: &Making, from: &Path) -> Result<(), Refused> {
+        // As far as it can be: a damaged database is a reason to restore one.
         self.dump(site, making).await.map_err(Refused::Io)?;
         let (folders, name) = (self.work.folders.clone(), Arc::clone(site));
         let before = blocking(move || folders.discard(&name, SystemTime::now()))
