@@ -44,9 +44,8 @@ impl Fleet {
             return;
         }
         // News may be heard late, and be of what a job did on its way: a frozen site is unfrozen to be
-        // stopped. Only an end is taken at its word, and only one from after that job.
-        let ended = !matches!(status, Some(Status::Running | Status::Paused));
-        if !ended || event.at < tenant.settled {
+        // stopped.
+        if event.at < tenant.settled {
             // A full slot holds the same wish.
             self.resync.try_send(()).unwrap_or_default();
             return;

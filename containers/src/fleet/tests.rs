@@ -145,6 +145,9 @@ async fn late_news_of_a_stop_starts_nothing() {
     }
     assert!(world.looks.try_recv().is_ok(), "the engine is asked");
     assert!(world.fleet.due.is_empty());
+    // Somebody else does it, and it counts.
+    world.event(EventKind::Started, before + Duration::from_secs(1));
+    assert_eq!(world.tenant().level, Level::Awake);
 }
 
 #[tokio::test]
