@@ -71,7 +71,7 @@ pub(super) struct SealedSoa {
 }
 
 /// Signs a zone. Signatures are taken from `previous`, its last form, or without one from `kept`, those
-/// from before a restart. With `whole`, [`Sealed::to_keep`] gets those taken over too.
+/// from before a restart. With `whole`, `Sealed::to_keep` gets those taken over too.
 ///
 /// # Errors
 /// A key can't sign.
