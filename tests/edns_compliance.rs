@@ -717,9 +717,20 @@ fn a_cookie_has_its_room_and_what_is_only_convenient_goes_first() {
         record(&format!("mx{number}"), "A", "192.0.2.25");
         record(&format!("mx{number}"), "AAAA", "2001:db8::25");
     }
+    record("far", "CNAME", "www.kid");
+    for number in 10..22 {
+        record("kid", "NS", &format!("ns{number}.kid"));
+        record(&format!("ns{number}.kid"), "A", "192.0.2.26");
+        record(&format!("ns{number}.kid"), "AAAA", "2001:db8::26");
+    }
     let nuage = start("", &zone);
     for (server, over) in ways(&nuage) {
         let udp = matches!(over, Over::Udp);
+        // Glue is no convenience, also where an alias leads to a referral (RFC 9471).
+        let far = Message::from_vec(&Ask::of("far.w.example", 1).octets()).unwrap();
+        let far = send_both_ways(server, over, &far);
+        assert_eq!(far.metadata.truncation, udp, "{far}");
+        assert_eq!(far.additionals.len(), if udp { 0 } else { 24 });
         let near = Ask::of("near.w.example", 16);
         let bare = reply(server, over, &near.clone().edns(512, 0, 0, &[]));
         assert!(!bare.message.metadata.truncation, "{}", bare.octets.len());

@@ -688,11 +688,13 @@ impl Tail {
     }
 }
 
-/// How many octets of an additional section may be left out: all, but for the glue of a referral
-/// (RFC 9471).
+/// How many octets of an additional section may be left out: all, but for the glue of a referral, to
+/// which an alias may have led (RFC 9471).
 pub fn extra(octets: usize, answer: &lookup::Answer) -> u16 {
+    let mut authorities = answer.authorities.iter();
+    let refers = authorities.any(|record| record.record_type() == RecordType::NS);
     let octets = u16::try_from(octets).unwrap_or(0);
-    if answer.authoritative { octets } else { 0 }
+    if refers { 0 } else { octets }
 }
 
 /// Whether an answer whose answer section ends so far into the message is too large for whoever may not

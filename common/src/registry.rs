@@ -540,10 +540,13 @@ fn unproved(registry: &Registry) -> impl Iterator<Item = Problem> {
                 break registry.zones.get(*outer)?;
             }
         };
-        let delegated = outer
-            .authority
-            .node(&inner.authority.apex)
-            .is_some_and(|node| node.has(RecordType::NS));
+        let mut at = inner.authority.apex.clone();
+        let mut delegated = false;
+        while at != outer.authority.apex && !delegated {
+            let node = outer.authority.node(&at);
+            delegated = node.is_some_and(|node| node.has(RecordType::NS));
+            at = at.base_name();
+        }
         if outer.dnssec.is_none() || delegated {
             return None;
         }

@@ -200,6 +200,13 @@ fn a_zone_inside_a_signed_one_has_to_be_delegated_by_it() {
         told[0].contains("b.w.example lies inside w.example, which is signed"),
         "{told:?}"
     );
+    // Below a delegation of its own it is the delegated one's affair.
+    let far = "[[records]]\nname = \"c\"\ntype = \"NS\"\ndata = \"ns.other.example.\"\n";
+    zone("d.c.w.example", "");
+    zone("w.example", &format!("[dnssec]\nenabled = true\n{far}"));
+    refreshed(&mut declared);
+    assert_eq!(warnings(&declared).len(), 1);
+    fs::remove_file(folder.0.path().join("zones/d.c.w.example.toml")).unwrap();
     let record = "[[records]]\nname = \"b\"\ntype = \"NS\"\ndata = \"ns.other.example.\"\n";
     zone("w.example", &format!("[dnssec]\nenabled = true\n{record}"));
     refreshed(&mut declared);

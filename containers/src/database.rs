@@ -357,7 +357,7 @@ fn number(line: &str) -> Option<u16> {
 fn drop_users(name: &str, hosts: &str) -> String {
     hosts
         .lines()
-        .map(|host| format!("DROP USER '{name}'@'{host}';\n"))
+        .map(|host| format!("DROP USER IF EXISTS '{name}'@'{host}';\n"))
         .collect()
 }
 

@@ -27,6 +27,8 @@ pub(crate) const KEPT: Duration = Duration::from_secs(30 * 86_400);
 pub(crate) const SITE: &str = "site";
 pub(crate) const DISK: &str = "disk.ext4";
 
+/// In an entry of the bin while its site is being given other files.
+const UNFINISHED: &str = "restore-unfinished";
 /// `20261122T183000Z`: sorts by time, and needs no quoting.
 const STAMP: &Iso8601<STAMP_FORM> = &Iso8601;
 const STAMP_FORM: EncodedConfig = Config::DEFAULT
@@ -192,9 +194,18 @@ impl Folders {
         disk::unmount(&folder)?;
         // First what a new site of this name would find.
         for (from, to) in [(&image, DISK), (&folder, SITE)] {
-            if from.exists() {
-                fs::rename(from, place.join(to))?;
+            if !from.exists() {
+                continue;
             }
+            let to = place.join(to);
+            // What is there may be the only one of its kind.
+            if to.exists() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    format!("{} is there already", to.display()),
+                ));
+            }
+            fs::rename(from, to)?;
         }
         for emptied in [folder.parent(), image.parent()].into_iter().flatten() {
             // Goes with the last site of its zone, and only then.
@@ -215,8 +226,31 @@ impl Folders {
         Ok(())
     }
 
-    /// Removes what backups and restores that were cut short have left.
+    /// Notes in an entry of the bin that its site is being given other files, or that this is over.
+    pub(crate) fn note_restore(place: &Path, under_way: bool) -> io::Result<()> {
+        let note = place.join(UNFINISHED);
+        if under_way {
+            fs::File::create(note)?.sync_all()
+        } else {
+            fs::remove_file(note)
+        }
+    }
+
+    /// Removes what backups and restores that were cut short have left, and tells of restores that were.
     pub(crate) fn tidy(&self) -> io::Result<()> {
+        for place in fs::read_dir(self.state.join("bin")).into_iter().flatten() {
+            let place = place?.path();
+            if !place.join(UNFINISHED).exists() {
+                continue;
+            }
+            let name = place.file_name().unwrap_or_default().to_string_lossy();
+            let site = name.split_once('@').map_or(&*name, |(site, _)| site);
+            tracing::error!(
+                site,
+                "a restore was cut short: what the site had before is in the bin, bring it back with `nuage site restore {site} --bin`"
+            );
+            Self::note_restore(&place, false)?;
+        }
         let entries = match fs::read_dir(self.state.join("work")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
@@ -284,6 +318,23 @@ fn private(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_restore_cut_short_leaves_what_was_there_in_the_bin() {
+        let state = tempfile::tempdir().unwrap();
+        let folders = Folders::new(state.path());
+        let uid = rustix::process::getuid().as_raw();
+        folders.prepare("a.w.example", uid, None, true).unwrap();
+        let now = SystemTime::now();
+        let before = folders.discard("a.w.example", now).unwrap().unwrap();
+        Folders::note_restore(&before, true).unwrap();
+        folders.tidy().unwrap();
+        assert!(before.join(SITE).exists() && !before.join(UNFINISHED).exists());
+        // Nothing in the bin is ever overwritten.
+        folders.prepare("a.w.example", uid, None, true).unwrap();
+        assert!(folders.put_aside("a.w.example", &before).is_err());
+        assert!(folders.site("a.w.example").exists());
+    }
 
     #[test]
     fn a_site_is_made_ready_by_one_at_a_time() {

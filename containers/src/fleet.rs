@@ -366,7 +366,7 @@ impl Fleet {
                         if error.is_a_crash() {
                             tenant.failed(text, now);
                         } else {
-                            tenant.hindered(text);
+                            tenant.hindered(text, now);
                         }
                         self.wakes.failed();
                         self.fail_waiters(site);

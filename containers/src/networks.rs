@@ -95,6 +95,8 @@ impl Networks {
             }
             state.known = true;
         }
+        // Whatever was found before: a site has come to it.
+        state.unused.remove(&network.name);
         if state.walled.contains(network) && state.there.contains(&network.name) {
             return Ok(());
         }
@@ -106,7 +108,6 @@ impl Networks {
             walls::raise(&self.walls(&networks)).await?;
             state.walled = networks;
         }
-        state.unused.remove(&network.name);
         if !state.there.contains(&network.name) {
             engine.create_network(network).await?;
             state.there.insert(network.name.clone());

@@ -27,8 +27,8 @@ pub(crate) struct Spec {
     pub(crate) network: String,
     pub(crate) ipv4: Ipv4Addr,
     pub(crate) ipv6: Option<Ipv6Addr>,
-    /// On a bridge, what the walls know it by.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// On a bridge, what the walls know it by. It follows from `ipv4`, and tells no containers apart.
+    #[serde(skip)]
     pub(crate) mac: Option<String>,
     pub(crate) resolvers: Vec<IpAddr>,
     /// The folder of the site's files, on this machine.

@@ -23,6 +23,8 @@ pub(crate) const STEADY: Duration = Duration::from_secs(30);
 pub(crate) const MOST_CRASHES: u32 = 5;
 /// After which one visit may try it again.
 pub(crate) const SECOND_CHANCE: Duration = Duration::from_secs(15 * 60);
+/// So many hindrances in a row and visitors are told, rather than kept waiting for the next try.
+const MOST_HINDRANCES: u32 = 3;
 /// A site that could not be frozen so often in a row is ended without.
 const MOST_FREEZES: u32 = 3;
 /// Visitors at once waiting for one site.
@@ -102,6 +104,8 @@ pub(crate) struct Tenant {
     pub(crate) held: Option<Level>,
     /// Until when nothing is tried again, whatever failed.
     pub(crate) rest: Option<Instant>,
+    /// How often in a row it could not be started for no fault of its own.
+    pub(crate) hindrances: u32,
     /// Until when what the edge said of requests under way is believed.
     pub(crate) believed: Option<Instant>,
     /// When it was last known for certain what its container does.
@@ -183,6 +187,7 @@ impl Tenant {
             misdeclared: None,
             held: None,
             rest: None,
+            hindrances: 0,
             believed: None,
             known: now,
             settled: SystemTime::UNIX_EPOCH,
@@ -238,14 +243,27 @@ impl Tenant {
             Duration::from_millis(250 << self.crashes.min(MOST_CRASHES))
         };
         self.not_before = Some(now + pause);
-        self.hindered(why);
+        self.lie_down(why);
     }
 
-    /// Notes that it could not be started for no fault of its own: the next visit may try again.
-    pub(crate) fn hindered(&mut self, why: String) {
+    /// Notes that it could not be started for no fault of its own.
+    pub(crate) fn hindered(&mut self, why: String, now: Instant) {
+        // 1, 2, 4, ... 32 seconds: others want to start too.
+        let pause = Duration::from_secs(1 << self.hindrances.min(5));
+        self.hindrances = self.hindrances.saturating_add(1);
+        self.not_before = Some(now + pause);
+        self.lie_down(why);
+    }
+
+    fn lie_down(&mut self, why: String) {
         self.trouble = Some(why);
         self.level = Level::Asleep;
         self.admitted = false;
+    }
+
+    /// Whether it will not be tried for so long that visitors are better told.
+    pub(crate) fn waits_long(&self, now: Instant) -> bool {
+        self.crashed(now) || self.hindrances >= MOST_HINDRANCES && self.waits(now)
     }
 
     /// What to do about a freeze that is due, and may have failed before: that, nothing yet, or an end
@@ -285,6 +303,7 @@ impl Tenant {
 
     /// Forgets trouble that is over; crashes are only once it has run for a while.
     pub(crate) fn recovered(&mut self) {
+        self.hindrances = 0;
         if self.crashes == 0 {
             self.trouble = None;
         }
@@ -292,7 +311,7 @@ impl Tenant {
 
     /// Forgets what went wrong.
     pub(crate) fn forgive(&mut self) {
-        self.crashes = 0;
+        (self.crashes, self.hindrances) = (0, 0);
         self.not_before = None;
         self.trouble = None;
     }

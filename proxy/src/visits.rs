@@ -20,6 +20,8 @@ pub struct Visits {
 #[derive(Debug, Default)]
 struct Use {
     in_flight: AtomicU32,
+    /// Of these, robots'.
+    robots: AtomicU32,
     touched: AtomicBool,
 }
 
@@ -47,9 +49,20 @@ impl Visit {
     }
 }
 
+impl Use {
+    /// Requests a site is kept awake for.
+    fn wanted(&self) -> u32 {
+        let robots = self.robots.load(Relaxed);
+        self.in_flight.load(Relaxed).saturating_sub(robots)
+    }
+}
+
 impl Drop for Visit {
     fn drop(&mut self) {
         self.usage.in_flight.fetch_sub(1, Relaxed);
+        if self.visitor == Visitor::Robot {
+            self.usage.robots.fetch_sub(1, Relaxed);
+        }
         self.touch();
     }
 }
@@ -71,6 +84,9 @@ impl Visits {
     fn enter(usage: &Arc<Use>, visitor: Visitor) -> Visit {
         // One order with what is published: either a request sees that its site dozes, or whoever
         // published that sees the request.
+        if visitor == Visitor::Robot {
+            usage.robots.fetch_add(1, Relaxed);
+        }
         usage.in_flight.fetch_add(1, SeqCst);
         let visit = Visit {
             usage: Arc::clone(usage),
@@ -88,12 +104,13 @@ impl Visits {
             .map_or(0, |usage| usage.in_flight.load(SeqCst))
     }
 
-    /// Sites used since the last report, with the requests under way; the others are forgotten.
+    /// Sites used since the last report but for robots, with the requests under way; the others are
+    /// forgotten.
     pub fn report(&self) -> Vec<(Arc<str>, u32)> {
         let mut sites = self.sites.write().unwrap_or_else(PoisonError::into_inner);
         let mut report = Vec::new();
         sites.retain(|site, usage| {
-            let in_flight = usage.in_flight.load(Relaxed);
+            let in_flight = usage.wanted();
             let used = usage.touched.swap(false, Relaxed) || in_flight > 0;
             if used {
                 report.push((Arc::clone(site), in_flight));
@@ -127,8 +144,12 @@ mod tests {
         assert!(visits.report().is_empty());
         let visit = visits.begin("a.w.example", Visitor::Robot);
         assert_eq!(visits.in_flight("a.w.example"), 1);
+        assert!(visits.report().is_empty());
+        let person = visits.begin("a.w.example", Visitor::Anyone);
+        assert_eq!(visits.in_flight("a.w.example"), 2);
         assert_eq!(visits.report(), [("a.w.example".into(), 1)]);
-        drop(visit);
+        drop((visit, person));
+        assert_eq!(visits.report(), [("a.w.example".into(), 0)]);
         assert!(visits.report().is_empty());
     }
 }

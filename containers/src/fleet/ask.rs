@@ -106,6 +106,10 @@ impl Fleet {
             }
             Command::Prepare(site, reply) => match self.declared_tenant(&site) {
                 None => drop(reply.send(Err(Refusal::Unknown))),
+                Some(tenant) if tenant.held.is_some() => {
+                    let why = "a backup or restore of this site is under way".to_owned();
+                    drop(reply.send(Err(Refusal::Failing(why))));
+                }
                 Some(tenant) => {
                     let making = tenant.making.clone();
                     let at_rest =
@@ -179,7 +183,7 @@ impl Fleet {
             return;
         }
         // A short pause after a failure is waited for; a long one is told.
-        if tenant.crashed(now) && !tenant.ready {
+        if tenant.waits_long(now) && !tenant.ready {
             let why = tenant.trouble.clone().unwrap_or_default();
             drop(waiter.send(Err(Refusal::Failing(why))));
             return;

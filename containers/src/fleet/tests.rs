@@ -176,6 +176,23 @@ async fn what_is_not_the_sites_fault_is_no_crash_and_forgotten_when_it_is_over()
     }
     let live = world.visited(None).unwrap();
     assert_eq!((live.state, live.trouble), (State::Awake, None));
+    assert_eq!(world.tenant().hindrances, 0);
+}
+
+#[tokio::test]
+async fn what_goes_on_hindering_a_site_is_told_to_its_visitors_at_once() {
+    let mut world = World::new(Status::Stopped, Level::Asleep);
+    for _ in 0..6 {
+        world.visited(Some(database_away())).unwrap_err();
+    }
+    let (waiter, mut answer) = oneshot::channel();
+    let site = Arc::clone(&world.site);
+    world.fleet.command(Command::Wake(site, waiter));
+    assert!(world.fleet.due.is_empty());
+    assert!(answer.try_recv().unwrap().is_err());
+    let now = Instant::now();
+    assert!(world.tenant().waits(now + Duration::from_secs(25)));
+    assert!(!world.tenant().waits(now + Duration::from_secs(35)));
 }
 
 #[tokio::test]

@@ -16,7 +16,9 @@ use serde::Deserialize;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use super::{Refused, Socket, received};
-use crate::{backup, database::Database, plan::Level, tenant::Refusal, work::Making};
+use crate::{
+    backup, database::Database, files::Folders, plan::Level, tenant::Refusal, work::Making,
+};
 
 /// Without progress from whoever reads or sends a backup: the site stands still meanwhile.
 const STALL: Duration = Duration::from_secs(30);
@@ -166,10 +168,22 @@ impl Socket {
         // As far as it can be: a damaged database is a reason to restore one.
         self.dump(site, making).await.map_err(Refused::Io)?;
         let (folders, name) = (self.work.folders.clone(), Arc::clone(site));
-        let before = blocking(move || folders.discard(&name, SystemTime::now()))
-            .await
-            .map_err(Refused::Io)?;
+        let before = blocking(move || {
+            let before = folders.discard(&name, SystemTime::now())?;
+            if let Some(place) = &before {
+                // Told at the next start, if this process doesn't live to see the end.
+                Folders::note_restore(place, true)?;
+            }
+            Ok(before)
+        })
+        .await
+        .map_err(Refused::Io)?;
         let Err(error) = self.put(site, making, from).await else {
+            if let Some(place) = before {
+                blocking(move || Folders::note_restore(&place, false))
+                    .await
+                    .map_err(Refused::Io)?;
+            }
             return Ok(());
         };
         let why = match self.put_off(site, making, from, before).await {
