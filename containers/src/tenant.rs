@@ -248,8 +248,8 @@ impl Tenant {
 
     /// Notes that it could not be started for no fault of its own.
     pub(crate) fn hindered(&mut self, why: String, now: Instant) {
-        // 1, 2, 4, ... 32 seconds: others want to start too.
-        let pause = Duration::from_secs(1 << self.hindrances.min(5));
+        // 1, 2, 4, then 8 seconds: others want to start too.
+        let pause = Duration::from_secs(1 << self.hindrances.min(3));
         self.hindrances = self.hindrances.saturating_add(1);
         self.not_before = Some(now + pause);
         self.lie_down(why);

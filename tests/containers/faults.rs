@@ -48,7 +48,8 @@ fn trouble_that_is_not_the_sites_is_over_when_it_is_over() {
     assert!(trouble().contains(why), "{}", trouble());
     assert_ne!(cloud.state_of("alice"), "crashed");
     std::fs::remove_file(folder.join("alice")).unwrap();
-    assert_eq!(cloud.get("alice", "").status, 200);
+    // It is tried every 8 seconds by now.
+    until("it is served", || cloud.get("alice", "").status == 200);
     assert!(!trouble().contains(why), "{}", trouble());
 
     // Nor does that of a declaration outlast it.

@@ -191,8 +191,8 @@ async fn what_goes_on_hindering_a_site_is_told_to_its_visitors_at_once() {
     assert!(world.fleet.due.is_empty());
     assert!(answer.try_recv().unwrap().is_err());
     let now = Instant::now();
-    assert!(world.tenant().waits(now + Duration::from_secs(25)));
-    assert!(!world.tenant().waits(now + Duration::from_secs(35)));
+    assert!(world.tenant().waits(now + Duration::from_secs(6)));
+    assert!(!world.tenant().waits(now + Duration::from_secs(9)));
 }
 
 #[tokio::test]
