@@ -8,7 +8,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -611,7 +611,12 @@ impl Answerer {
             transport,
             now: now(),
         };
-        let free = self.desks.iter().find_map(|desk| desk.try_lock().ok());
+        let free = self.desks.iter().find_map(|desk| match desk.try_lock() {
+            Ok(desk) => Some(desk),
+            // A message that failed on it left nothing there that the next one would read.
+            Err(TryLockError::Poisoned(desk)) => Some(desk.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        });
         let mut desk = match (free, self.desks.first()) {
             (Some(desk), _) => desk,
             (None, Some(desk)) => desk.lock().unwrap_or_else(PoisonError::into_inner),

@@ -43,16 +43,24 @@ fn mariadb(port: u16) -> (Server, tempfile::TempDir) {
     (server, folder)
 }
 
+/// Sites beside a server of databases, each with so much room.
+fn with_database(port: u16, sites: &str, disk: &str) -> (Server, tempfile::TempDir, Cloud) {
+    let (server, folder) = mariadb(port);
+    let socket = folder.path().join("socket");
+    let config = format!(
+        "[database]\nsocket = \"{}\"\nport = {port}\n[groups.default]\ndisk = \"{disk}\"\n",
+        socket.display()
+    );
+    (server, folder, Cloud::start(sites, &config))
+}
+
 #[test]
 fn wordpress_with_its_own_database() {
     let port = free_port();
-    let (_server, folder) = mariadb(port);
-    let cloud = Cloud::start(
+    let (_server, folder, cloud) = with_database(
+        port,
         "[sites.blog]\ndatabase = true\n[sites.thief]\ndatabase = true\n[sites.plain]\n",
-        &format!(
-            "[database]\nsocket = \"{}\"\nport = {port}\n[groups.default]\ndisk = \"256MiB\"\n",
-            folder.path().join("socket").display()
-        ),
+        "256MiB",
     );
     assert_eq!(cloud.get("blog", "").status, 200);
     let files = cloud.files("blog");
@@ -252,14 +260,7 @@ fn a_site_that_went_and_came_back_gets_its_database_from_the_bin() {
 /// A site whose page runs the SQL it is sent, statement by statement, and prints what comes of each.
 fn with_sql(disk: &str) -> (Cloud, Server, tempfile::TempDir) {
     let port = free_port();
-    let (server, folder) = mariadb(port);
-    let cloud = Cloud::start(
-        "[sites.notes]\ndatabase = true\n",
-        &format!(
-            "[database]\nsocket = \"{}\"\nport = {port}\n[groups.default]\ndisk = \"{disk}\"\n",
-            folder.path().join("socket").display()
-        ),
-    );
+    let (server, folder, cloud) = with_database(port, "[sites.notes]\ndatabase = true\n", disk);
     assert_eq!(cloud.get("notes", "").status, 200);
     cloud.put("notes", "sql.php", "<?php mysqli_report(MYSQLI_REPORT_OFF); $db = new mysqli(getenv('DB_HOST'), getenv('DB_USER'), getenv('DB_PASSWORD'), getenv('DB_NAME'), (int) getenv('DB_PORT')); foreach (explode(\";\\n\", file_get_contents('php://input')) as $sql) { $got = $db->query($sql); echo is_object($got) ? implode(',', $got->fetch_row() ?? ['none']) : ($got ? 'done' : $db->errno), ' '; }");
     (cloud, server, folder)
